@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package problem is the one table of what can be wrong in a way an operator
+// must know: a stable code, the wording and the remedy. Status, logs, Events
+// and docs print from here, so the same thing reads the same everywhere.
+package problem
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Code is a problem's stable identity, as "OC1003".
+type Code string
+
+// The codes: 1xxx BGP, 2xxx addresses and pools, 3xxx CNI and endpoints, 4xxx
+// the host, 5xxx the datastore and its objects.
+const (
+	SessionDown      Code = "OC1001"
+	NextHopOffLink   Code = "OC1003"
+	PeerASMismatch   Code = "OC1004"
+	OutsidePools     Code = "OC1006"
+	PeerUnusable     Code = "OC1007"
+	PoolOverlap      Code = "OC2001"
+	NoFreeAddress    Code = "OC2002"
+	NATNotDone       Code = "OC2003"
+	EncapUnsupported Code = "OC4002"
+	PoolsOverlap     Code = "OC2004"
+	NoPool           Code = "OC2005"
+	EndpointBroken   Code = "OC3003"
+	DuplicateNode    Code = "OC4003"
+	RouteShadowed    Code = "OC4004"
+	KernelRefused    Code = "OC4005"
+	UnknownObject    Code = "OC5002"
+	StoreAway        Code = "OC5003"
+	IdentityConflict Code = "OC5004"
+	EnvIgnored       Code = "OC5005"
+)
+
+// Entry is one row of the table.
+type Entry struct {
+	Code   Code
+	Title  string // a few words
+	Text   string // what happened, with %s for the particulars
+	Remedy string // what to do
+}
+
+// Table lists every code, sorted. docs/troubleshooting.md is made from it.
+var Table = []Entry{
+	{SessionDown, "BGP session down", "session with %s is %s: %s", "Check that TCP port 179 is open both ways and that both ends agree on AS and password: ocicat bgp peers"},
+	{NextHopOffLink, "next hop not on the link", "route %s from %s has next hop %s, which is on no directly connected network of this node: not installed", "Nodes must be layer-2 neighbours in plain BGP mode. Set the pool's ipipMode to CrossSubnet or Always, or peer with the routers between the nodes."},
+	{PeerASMismatch, "peer AS differs", "peer %s: its OPEN says AS %s, configured is AS %s", "Correct spec.asNumber of the BGPPeer, or the node's AS."},
+	{OutsidePools, "learned route outside all pools", "route %s from %s lies in no IP pool: not installed", "Add an IPPool that covers it, or stop the peer announcing it."},
+	{PeerUnusable, "BGP peer not usable", "peer %s: %s", "Correct the BGPPeer: ocicat get bgppeer -o yaml"},
+	{PoolOverlap, "pool overlaps a node network", "pool %s overlaps %s: the pool is not used on this node", "Choose another CIDR for the pool, or disable it."},
+	{NoFreeAddress, "no free address", "no free address for a pod: %s", "ocicat ipam show --show-blocks lists who holds what; add a pool or enlarge one."},
+	{NATNotDone, "natOutgoing not done yet", "pool %s has natOutgoing: true, which this version does not do: pods leave with their own address", "Route the pool's addresses back from your network, or set natOutgoing: false."},
+	{PoolsOverlap, "pools overlap", "pool %s overlaps pool %s: the later one is not used", "Delete one of the two, or correct its CIDR."},
+	{NoPool, "no pool", "no enabled IP pool selects this node: pods cannot get an address", "Create an IPPool: ocicat apply -f pool.yaml"},
+	{EndpointBroken, "endpoint broken", "endpoint %s: %s", "Delete the pod; its replacement is plumbed anew."},
+	{EncapUnsupported, "encapsulation not available", "pool %s asks for %s, which this version does not do: routes of other nodes are installed without encapsulation where the next hop is on the link", "Set the pool's ipipMode and vxlanMode to Never."},
+	{DuplicateNode, "node address used twice", "nodes %s and %s both have address %s: neither is peered with", "Correct the address of one of them (IP or IP_AUTODETECTION_METHOD)."},
+	{RouteShadowed, "route shadowed", "our route %s is hidden by a better one: %s", "Find who writes that route and stop it; ours is not changed."},
+	{KernelRefused, "kernel refused a write", "%s", "See the agent's log for the attempts; it keeps trying."},
+	{UnknownObject, "stored object not understood", "%s: %s: ignored, the others go on", "Correct or delete the object; a newer version of Ocicat may have written it."},
+	{StoreAway, "datastore away", "the datastore does not answer: %s", "Pods keep their network and DEL works; new pods are served from the reserve. Bring the datastore back."},
+	{IdentityConflict, "node name used by another machine", "the heartbeat of node %s was written by another instance: %s", "Two machines use one node name, or the datastore was restored from a backup. Give each machine its own NODENAME."},
+	{EnvIgnored, "environment variable ignored", "%s is set to %q but has no effect: %s", "Unset it, or change the resource it stands for."},
+}
+
+// Problem is one thing that is wrong now. Object names what it is about, and
+// with Code is its identity.
+type Problem struct {
+	Code   Code   `json:"code"`
+	Node   string `json:"node,omitempty"`
+	Object string `json:"object,omitempty"`
+	Text   string `json:"text"`
+	Remedy string `json:"remedy"`
+}
+
+// New fills the table's wording for code with args.
+func New(code Code, object string, args ...any) Problem {
+	e := Find(code)
+	return Problem{Code: code, Object: object, Text: fmt.Sprintf(e.Text, args...), Remedy: e.Remedy}
+}
+
+// Find returns the table's entry for code; a code outside the table has only
+// its code.
+func Find(code Code) Entry {
+	for _, e := range Table {
+		if e.Code == code {
+			return e
+		}
+	}
+	return Entry{Code: code, Text: "%s"}
+}
+
+// Sort orders problems by code, then object, and drops repetitions.
+func Sort(ps []Problem) []Problem {
+	slices.SortFunc(ps, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Object, b.Object), cmp.Compare(a.Text, b.Text))
+	})
+	return slices.Compact(ps)
+}
