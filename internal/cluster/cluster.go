@@ -145,6 +145,13 @@ type Snapshot struct {
 	BGP       BGP
 	Peers     []PeerSpec // sorted by name
 	Learned   Learned    // nil before the speaker first reported
+	// Unsynced are the configured peers whose first full set since this agent
+	// started has not arrived; it is empty once the restart time is over.
+	// Routes through them are kept until then.
+	Unsynced map[netip.Addr]bool
+	// PastPools are the CIDRs of every pool this node ever saw: only routes
+	// inside them can be ours.
+	PastPools []netip.Prefix
 	Host      Host
 	// StoreSynced says that every feed of the datastore (or its local copy)
 	// has delivered a full set; nothing is deleted before.
