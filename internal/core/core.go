@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package core decides what a node's kernel and speaker should hold. It is a
+// set of pure functions from a cluster.Snapshot: no clock, no file, no socket,
+// no log. Where something cannot be done as asked it says so as a Problem.
+package core
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/problem"
+)
+
+// GatewayMAC is the MAC of every host end: pods see it as their gateway's.
+var GatewayMAC = host.MAC{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
+
+// Gateway is the address pods use as their gateway. Nobody owns it: host ends
+// answer for it by proxy ARP.
+var Gateway = netip.AddrFrom4([4]byte{169, 254, 1, 1})
+
+// Host is everything of ours that this node's kernel should hold, with what
+// stands in the way.
+func Host(s *cluster.Snapshot) (host.State, []problem.Problem) {
+	want := host.NewState()
+	wantNode(s, want)
+	wantEndpoints(s, want)
+	wantBlocks(s, want)
+	problems := wantLearned(s, want)
+	problems = append(problems, poolProblems(s)...)
+	return want, problem.Sort(problems)
+}
+
+// wantNode is what a node needs to be a router for its pods at all.
+func wantNode(s *cluster.Snapshot, want host.State) {
+	want.Sysctls["net/ipv4/ip_forward"] = "1"
+	if s.Host.DefaultRoute {
+		return
+	}
+	// Proxy ARP answers only for addresses the host itself has a route to
+	// (seen on 6.18); without a default route that must be this one.
+	r := host.Route{Dst: netip.PrefixFrom(Gateway, 32), Dev: "lo", Proto: s.Settings.RouteProtocol, Scope: host.ScopeLink}
+	want.Routes[r.Key()] = r
+}
+
+// wantBlocks keeps packets to an address of an own block that no pod holds
+// from leaving by the default route. A block of one address needs none.
+func wantBlocks(s *cluster.Snapshot, want host.State) {
+	for _, b := range s.Blocks {
+		if b.CIDR.IsSingleIP() || !b.CIDR.Addr().Is4() {
+			continue
+		}
+		r := host.Route{Dst: b.CIDR, Type: host.Blackhole, Proto: s.Settings.RouteProtocol}
+		want.Routes[r.Key()] = r
+	}
+}
+
+// Ours reports whether a route found in the kernel is one we wrote: by its
+// device, or by its protocol if it lies in a pool this node ever saw.
+func Ours(s *cluster.Snapshot, r host.Route) bool {
+	if r.Proto == host.ProtoKernel || r.Type == host.Local || r.Type == host.Broadcast {
+		return false
+	}
+	if strings.HasPrefix(r.Dev, s.Settings.InterfacePrefix) && r.Dst.IsSingleIP() {
+		return true
+	}
+	if r.Proto != s.Settings.RouteProtocol {
+		return false
+	}
+	if r.Dst.Addr() == Gateway && r.Dev == "lo" {
+		return true
+	}
+	return inPools(s, r.Dst)
+}
+
+// Deletable reports whether an own route that is not wanted may go now. What
+// is not known yet is not wanted either, so everything stays until the feed
+// that would want it has delivered a full set.
+func Deletable(s *cluster.Snapshot, r host.Route) bool {
+	switch {
+	case !s.StoreSynced || !s.EndpointsSynced:
+		return false
+	case r.Via.IsValid():
+		return !awaited(s, r.Via)
+	}
+	return true
+}
+
+// awaited reports whether routes through next hop via may still be announced
+// again: its own session, or for a next hop that is no peer any session, has
+// not delivered its full set since we started.
+func awaited(s *cluster.Snapshot, via netip.Addr) bool {
+	if s.Unsynced[via] {
+		return true
+	}
+	return len(s.Unsynced) > 0 && !isPeer(s, via)
+}
+
+func isPeer(s *cluster.Snapshot, a netip.Addr) bool {
+	for _, n := range s.Nodes {
+		if s.BGP.Mesh && n.Address.IsValid() && n.Address.Addr() == a {
+			return true
+		}
+	}
+	for _, p := range s.Peers {
+		if p.Addr == a {
+			return true
+		}
+	}
+	return false
+}
+
+func inPools(s *cluster.Snapshot, p netip.Prefix) bool {
+	for _, pool := range s.Pools {
+		if covers(pool.CIDR, p) {
+			return true
+		}
+	}
+	for _, past := range s.PastPools {
+		if covers(past, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// covers reports whether every address of inner lies in outer.
+func covers(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+}

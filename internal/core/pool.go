@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/problem"
+)
+
+// poolProblems are what is wrong with the pools as this node sees them.
+func poolProblems(s *cluster.Snapshot) []problem.Problem {
+	if !s.StoreSynced {
+		return nil
+	}
+	var problems []problem.Problem
+	usable := UsablePools(s)
+	if len(usable) == 0 {
+		problems = append(problems, problem.New(problem.NoPool, ""))
+	}
+	for i, pool := range s.Pools {
+		if dev, net := overlappedNetwork(s, pool.CIDR); dev != "" {
+			problems = append(problems, problem.New(problem.PoolOverlap, pool.Name, pool.Name+" "+pool.CIDR.String(), fmt.Sprintf("network %s on %s", net, dev)))
+		}
+		if other, ok := overlappedPool(s.Pools[:i], pool); ok {
+			problems = append(problems, problem.New(problem.PoolsOverlap, pool.Name, pool.Name, other))
+		}
+		if mode := encapsulation(pool); mode != "" {
+			problems = append(problems, problem.New(problem.EncapUnsupported, pool.Name, pool.Name, mode))
+		}
+		if pool.NATOutgoing && !pool.Disabled {
+			problems = append(problems, problem.New(problem.NATNotDone, pool.Name, pool.Name))
+		}
+	}
+	return problems
+}
+
+// UsablePools are the enabled pools whose CIDR collides with nothing this
+// node knows: the ones it may take addresses from.
+func UsablePools(s *cluster.Snapshot) []cluster.Pool {
+	var usable []cluster.Pool
+	for i, pool := range s.Pools {
+		_, overlapsPool := overlappedPool(s.Pools[:i], pool)
+		dev, _ := overlappedNetwork(s, pool.CIDR)
+		if !pool.Disabled && !overlapsPool && dev == "" {
+			usable = append(usable, pool)
+		}
+	}
+	return usable
+}
+
+// overlappedNetwork returns the device and network of this node that pool
+// collides with. Addresses on our own endpoints and on tunnels lie in pools
+// rightly: only networks, not single addresses, count.
+func overlappedNetwork(s *cluster.Snapshot, pool netip.Prefix) (string, netip.Prefix) {
+	for _, n := range connected(s.Host.Devices) {
+		if !n.net.IsSingleIP() && n.net.Overlaps(pool) {
+			return n.dev, n.net
+		}
+	}
+	return "", netip.Prefix{}
+}
+
+func overlappedPool(earlier []cluster.Pool, pool cluster.Pool) (string, bool) {
+	for _, other := range earlier {
+		if other.CIDR.Overlaps(pool.CIDR) {
+			return other.Name, true
+		}
+	}
+	return "", false
+}
+
+func encapsulation(p cluster.Pool) string {
+	switch {
+	case p.IPIP != "" && p.IPIP != cluster.Never:
+		return "ipipMode " + string(p.IPIP)
+	case p.VXLAN != "" && p.VXLAN != cluster.Never:
+		return "vxlanMode " + string(p.VXLAN)
+	}
+	return ""
+}
