@@ -46,10 +46,11 @@ func wantNode(s *cluster.Snapshot, want host.State) {
 }
 
 // wantBlocks keeps packets to an address of an own block that no pod holds
-// from leaving by the default route. A block of one address needs none.
+// from leaving by the default route. A block of one address needs none, and one
+// whose claim is not confirmed may be somebody else's.
 func wantBlocks(s *cluster.Snapshot, want host.State) {
 	for _, b := range s.Blocks {
-		if b.CIDR.IsSingleIP() || !b.CIDR.Addr().Is4() {
+		if !b.Confirmed || b.CIDR.IsSingleIP() || !b.CIDR.Addr().Is4() {
 			continue
 		}
 		r := host.Route{Dst: b.CIDR, Type: host.Blackhole, Proto: s.Settings.RouteProtocol}
