@@ -51,14 +51,14 @@ type Pool struct {
 
 // Block is one IPAM block this node has an affinity to.
 type Block struct {
-	CIDR      netip.Prefix // masked
-	Confirmed bool         // the affinity is confirmed: announce it
+	CIDR      netip.Prefix `json:"cidr"`      // masked
+	Confirmed bool         `json:"confirmed"` // the affinity is confirmed: announce it
 }
 
 // EndpointID names one attachment of a container to the network.
 type EndpointID struct {
-	ContainerID string
-	IfName      string // inside the pod, mostly eth0
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifName"` // inside the pod, mostly eth0
 }
 
 // String is container id and interface name joined by a slash, the form of
@@ -67,13 +67,13 @@ func (id EndpointID) String() string { return id.ContainerID + "/" + id.IfName }
 
 // Endpoint is one attached pod or container of this node.
 type Endpoint struct {
-	ID        EndpointID
-	Namespace string // Kubernetes namespace, "" outside Kubernetes
-	Pod       string // pod name, "" outside Kubernetes
-	HostIf    string // cali…
-	Addr      netip.Addr
-	MAC       host.MAC // of the pod's end
-	MTU       int
+	ID        EndpointID `json:"id"`
+	Namespace string     `json:"namespace,omitempty"` // Kubernetes namespace, "" outside Kubernetes
+	Pod       string     `json:"pod,omitempty"`       // pod name, "" outside Kubernetes
+	HostIf    string     `json:"hostIf"`              // cali…
+	Addr      netip.Addr `json:"addr"`
+	MAC       host.MAC   `json:"mac"` // of the pod's end
+	MTU       int        `json:"mtu"`
 }
 
 // PeerSpec is one configured BGP peer that concerns this node, already

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package admin is the agent's door for people: JSON over HTTP on a root-only
+// unix socket, and the client the command line uses. It shows and it drains;
+// it decides nothing.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/problem"
+	"github.com/ocicat-net/ocicat/internal/speaker"
+)
+
+// Report is one agent's whole state in a few lines.
+type Report struct {
+	Node      string            `json:"node"`
+	Version   string            `json:"version"`
+	Address   netip.Prefix      `json:"address,omitzero"`
+	Uplink    string            `json:"uplink,omitempty"`
+	Started   time.Time         `json:"started"`
+	Store     string            `json:"store"` // "ok", or why the datastore does not answer
+	Blocks    []cluster.Block   `json:"blocks"`
+	Endpoints int               `json:"endpoints"`
+	Wanted    int               `json:"routesWanted"`    // learned routes that should be in the kernel
+	Installed int               `json:"routesInstalled"` // of those, found there
+	Drift     int               `json:"drift"`           // differences between wanted and seen at the last pass
+	Reserve   ReserveReport     `json:"reserve"`
+	Memory    uint64            `json:"memoryBytes"` // resident set
+	Problems  []problem.Problem `json:"problems"`
+}
+
+// ReserveReport is the state of the address reserve.
+type ReserveReport struct {
+	Held    int     `json:"held"`         // addresses ready to be given without a round trip
+	Lease   float64 `json:"leaseSeconds"` // how long they may still be given without a heartbeat
+	Pending int     `json:"pending"`      // writes on their way to the datastore
+}
+
+// Route is one learned prefix: what was learned, what should be in the kernel
+// and what is.
+type Route struct {
+	Prefix netip.Prefix `json:"prefix"`
+	From   string       `json:"from"`             // peer it was learned from
+	Want   string       `json:"want,omitempty"`   // the route as iproute2 prints it; "" when refused
+	Kernel string       `json:"kernel,omitempty"` // what the kernel has for the prefix
+	State  string       `json:"state"`            // installed, missing, differs, refused, own
+	Reason string       `json:"reason,omitempty"`
+}
+
+// Endpoint is one attached pod as the agent knows it.
+type Endpoint struct {
+	cluster.Endpoint
+	NetnsPath string `json:"netnsPath"`
+}
+
+// Source is the agent behind the door.
+type Source interface {
+	Ready() error // nil once the agent serves pods and its routes were verified
+	Report() Report
+	Sessions() []speaker.Session
+	Paths() []speaker.Path
+	Routes(ctx context.Context) ([]Route, error)
+	Endpoints() []Endpoint
+}
+
+// Drainer ends the agent's sessions with a Cease: what must move moves first.
+type Drainer interface {
+	Drain(ctx context.Context, reason string) error
+}
+
+// Server answers on a unix socket.
+type Server struct {
+	path  string
+	http  *http.Server
+	ready chan struct{}
+}
+
+// New returns a server for src on the socket path, which only root may open.
+func New(path string, src Source, drain Drainer, log *slog.Logger) *Server {
+	s := &Server{path: path, ready: make(chan struct{})}
+	s.http = &http.Server{
+		Handler:           routes(src, drain),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// String names the task.
+func (s *Server) String() string { return "admin " + s.path }
+
+// Ready is closed once the socket is open.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Run serves until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	listener, err := listen(s.path)
+	if err != nil {
+		return err
+	}
+	close(s.ready)
+	stop := context.AfterFunc(ctx, func() { _ = s.http.Close() })
+	defer stop()
+	if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fault.New(fault.Internal, "serve %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// listen opens the socket under a temporary name and moves it into place, so
+// that nobody ever finds it with wrong permissions. The agent's lock, taken
+// before, makes sure that nobody serves the old one.
+func listen(path string) (net.Listener, error) {
+	fresh := path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fault.New(fault.Internal, "remove stale socket %s: %w", fresh, err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if err != nil {
+		return nil, fault.New(fault.Internal, "listen on %s: %w", path, err)
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(fresh, 0o600), os.Rename(fresh, path)); err != nil {
+		_ = listener.Close()
+		return nil, fault.New(fault.Internal, "listen on %s: %w", path, err)
+	}
+	return listener, nil
+}
+
+func routes(src Source, drain Drainer) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/ready", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, struct{}{}, src.Ready())
+	})
+	mux.HandleFunc("GET /v1/report", func(w http.ResponseWriter, _ *http.Request) { answer(w, src.Report(), nil) })
+	mux.HandleFunc("GET /v1/sessions", func(w http.ResponseWriter, _ *http.Request) { answer(w, src.Sessions(), nil) })
+	mux.HandleFunc("GET /v1/paths", func(w http.ResponseWriter, _ *http.Request) { answer(w, src.Paths(), nil) })
+	mux.HandleFunc("GET /v1/endpoints", func(w http.ResponseWriter, _ *http.Request) { answer(w, src.Endpoints(), nil) })
+	mux.HandleFunc("GET /v1/routes", func(w http.ResponseWriter, r *http.Request) {
+		list, err := src.Routes(r.Context())
+		answer(w, list, err)
+	})
+	mux.HandleFunc("POST /v1/drain", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, struct{}{}, drain.Drain(r.Context(), r.URL.Query().Get("reason")))
+	})
+	return mux
+}
+
+// failure is the body of an answer that is not 200.
+type failure struct {
+	Kind string `json:"kind"`
+	Text string `json:"error"`
+	Hint string `json:"hint,omitempty"`
+}
+
+func answer(w http.ResponseWriter, body any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(fault.KindOf(err).HTTPStatus())
+		body = failure{Kind: fault.KindOf(err).String(), Text: err.Error(), Hint: fault.HintOf(err)}
+	}
+	_ = json.NewEncoder(w).Encode(body) // the client is gone: nobody to tell
+}
