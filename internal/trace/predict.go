@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package trace
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/ocicat-net/ocicat/internal/host"
+)
+
+// FirstTTL is the TTL a pod's kernel sends with.
+const FirstTTL = 64
+
+// EchoLength is the length of the probe's frame: what ping sends by default,
+// 56 bytes of data in an IP packet of 84.
+const EchoLength = 98
+
+// maxNodes bounds a walk that goes in circles.
+const maxNodes = 16
+
+// Predict walks a packet from one pod to another and its reply back.
+func Predict(o Oracle, nodes []Node, from, to Endpoint) (Prediction, error) {
+	var p Prediction
+	request := walker{oracle: o, nodes: nodes, from: from, to: to, ttl: FirstTTL}
+	if err := request.walk(); err != nil {
+		return p, err
+	}
+	reply := walker{oracle: o, nodes: nodes, from: to, to: from, ttl: FirstTTL, reply: true}
+	if err := reply.walk(); err != nil {
+		return p, err
+	}
+	p.Request, p.Reply = request.hops, reply.hops
+	p.Delivered = request.delivered && reply.delivered
+	p.MTU = smallest(request.mtu, reply.mtu)
+	for _, f := range append(request.findings, reply.findings...) {
+		if !slices.Contains(p.Findings, f) {
+			p.Findings = append(p.Findings, f)
+		}
+	}
+	return p, nil
+}
+
+func smallest(a, b int) int {
+	if a == 0 || (b != 0 && b < a) {
+		return b
+	}
+	return a
+}
+
+// walker carries one packet along.
+type walker struct {
+	oracle    Oracle
+	nodes     []Node
+	from, to  Endpoint
+	ttl       int
+	reply     bool
+	hops      []Hop
+	findings  []Finding
+	mtu       int
+	delivered bool
+}
+
+// crossing is a packet that leaves one place by a device for a neighbour.
+type crossing struct {
+	link  host.Link
+	dst   host.MAC // zero when unknown
+	route host.Route
+	hop   netip.Addr // whose MAC dst is
+}
+
+func (w *walker) walk() error {
+	onto, ok, err := w.leavePod()
+	if err != nil || !ok {
+		return err
+	}
+	w.record(w.from.Place, onto.link.Name, onto, onto.route.String())
+	at := Place{Node: w.from.Node}
+	arrive, ok, err := w.enterNode(at, w.from.HostIf, onto)
+	for range maxNodes {
+		if err != nil || !ok {
+			return err
+		}
+		var next crossing
+		if next, ok, err = w.forward(at, arrive); err != nil || !ok {
+			return err
+		}
+		w.hops[len(w.hops)-1].Decision = next.route.String()
+		w.ttl--
+		w.record(at, next.link.Name, next, "neighbour "+neighbourText(next))
+		if next.link.Name == w.to.HostIf && at.Node == w.to.Node {
+			return w.enterPod(next)
+		}
+		if at, arrive, ok, err = w.crossWire(at, next); ok && err == nil {
+			w.record(at, arrive, next, "")
+		}
+	}
+	w.find(Break, at, arrive, fmt.Sprintf("the packet is still on its way after %d nodes: a routing loop", maxNodes), "Compare the routes of the nodes above: ocicat bgp routes.")
+	return nil
+}
+
+// leavePod is the pod's own routing decision.
+func (w *walker) leavePod() (crossing, bool, error) {
+	at := w.from.Place
+	link, ok, err := w.oracle.Link(at, w.from.IfName)
+	if err != nil {
+		return crossing{}, false, err
+	}
+	if !ok || !link.Up {
+		w.find(Break, at, w.from.IfName, "the pod's interface is "+missingOrDown(ok), "Delete the pod; its replacement is plumbed anew.")
+		return crossing{}, false, nil
+	}
+	route, ok, err := w.oracle.Route(at, Query{Dst: w.to.Addr})
+	if err != nil {
+		return crossing{}, false, err
+	}
+	if !ok || route.Type != host.Unicast {
+		w.find(Break, at, w.from.IfName, "the pod has no route to "+w.to.Addr.String(), "The pod's routes were changed from inside: delete the pod.")
+		return crossing{}, false, nil
+	}
+	gateway := route.Via
+	if !gateway.IsValid() {
+		gateway = w.to.Addr
+	}
+	mac, ok, err := w.gatewayMAC(at, route.Dev, gateway)
+	return crossing{link: link, dst: mac, route: route, hop: gateway}, ok, err
+}
+
+// gatewayMAC is what the pod writes as destination MAC: its neighbour entry,
+// or the host end's answer by proxy ARP. What keeps the host from answering
+// breaks the path only for a pod that has to ask.
+func (w *walker) gatewayMAC(at Place, dev string, gateway netip.Addr) (host.MAC, bool, error) {
+	node := Place{Node: at.Node}
+	hostEnd, found, err := w.oracle.Link(node, w.from.HostIf)
+	if err != nil {
+		return host.MAC{}, false, err
+	}
+	silence, err := w.arpSilence(node, gateway)
+	if err != nil {
+		return host.MAC{}, false, err
+	}
+	entry, known, err := w.oracle.Neigh(at, dev, gateway)
+	if err != nil {
+		return host.MAC{}, false, err
+	}
+	cached := known && entry.MAC != (host.MAC{}) && entry.State != "FAILED"
+	permanent := known && entry.State == host.Permanent
+	if silence != nil {
+		silence.Severity = Break
+		if cached {
+			silence.Severity = Deviation
+		}
+		w.findings = append(w.findings, *silence)
+	}
+	switch {
+	case permanent && found && entry.MAC != hostEnd.MAC:
+		w.find(Break, at, dev, fmt.Sprintf("the pod's permanent neighbour for %s is %s, but %s has MAC %s", gateway, entry.MAC, w.from.HostIf, hostEnd.MAC), "Delete the pod; its replacement is plumbed anew.")
+		return host.MAC{}, false, nil
+	case cached:
+		return entry.MAC, true, nil
+	case silence != nil:
+		return host.MAC{}, false, nil
+	}
+	return hostEnd.MAC, true, nil // a missing host end is enterNode's finding
+}
+
+// arpSilence is what keeps the node from answering ARP for the pods' gateway
+// on the pod's host end, nil when it answers.
+func (w *walker) arpSilence(node Place, gateway netip.Addr) (*Finding, error) {
+	path := "net/ipv4/conf/" + w.from.HostIf + "/proxy_arp"
+	proxy, err := w.oracle.Sysctl(node, path)
+	if err != nil || proxy == "" {
+		return nil, err // no such device: enterNode says so
+	}
+	if proxy == "0" {
+		return &Finding{At: node, Dev: w.from.HostIf, Text: "proxy_arp is 0: nobody answers the pod's ARP for " + gateway.String(),
+			Remedy: "The agent sets it back while it runs; by hand: write 1 to /proc/sys/" + path + "."}, nil
+	}
+	route, ok, err := w.oracle.Route(node, Query{Dst: gateway})
+	if err != nil {
+		return nil, err
+	}
+	if !ok || route.Type != host.Unicast || route.Dev == w.from.HostIf {
+		return &Finding{At: node, Dev: w.from.HostIf, Text: "the node has no route for " + gateway.String() + ", so it does not answer the pod's ARP",
+			Remedy: "Add a default route, or start the agent: it adds " + gateway.String() + "/32 dev lo."}, nil
+	}
+	return nil, nil
+}
+
+// enterNode carries the pod's frame over the veth pair to its host end.
+func (w *walker) enterNode(at Place, dev string, c crossing) (string, bool, error) {
+	link, ok, err := w.oracle.Link(at, dev)
+	if err != nil {
+		return "", false, err
+	}
+	if !ok || !link.Up {
+		w.find(Break, at, dev, "the pod's host end is "+missingOrDown(ok), "The agent repairs it while it runs; if it is gone, delete the pod.")
+		return "", false, nil
+	}
+	w.note(link)
+	w.record(at, dev, c, "")
+	return dev, true, nil
+}
+
+// forward is a node's routing decision for a packet that came in by dev.
+func (w *walker) forward(at Place, dev string) (crossing, bool, error) {
+	if ok, err := w.admitted(at, dev); err != nil || !ok {
+		return crossing{}, false, err
+	}
+	route, ok, err := w.oracle.Route(at, Query{Dst: w.to.Addr, Src: w.from.Addr, Iif: dev})
+	if err != nil {
+		return crossing{}, false, err
+	}
+	if !ok || route.Type != host.Unicast {
+		w.hops[len(w.hops)-1].Decision = "dropped"
+		w.find(Break, at, dev, w.noRoute(at, route, ok), w.noRouteRemedy(at))
+		return crossing{}, false, nil
+	}
+	if route.Dst.Bits() == 0 {
+		w.find(Break, at, route.Dev, fmt.Sprintf("no route to %s: the packet leaves by the default route via %s", w.to.Addr, route.Via), w.noRouteRemedy(at))
+	}
+	link, ok, err := w.oracle.Link(at, route.Dev)
+	if err != nil {
+		return crossing{}, false, err
+	}
+	if !ok || !link.Up {
+		w.find(Break, at, route.Dev, "the outgoing interface is "+missingOrDown(ok), "Bring it up: ip link set "+route.Dev+" up.")
+		return crossing{}, false, nil
+	}
+	w.note(link)
+	hop := route.Via
+	if !hop.IsValid() {
+		hop = w.to.Addr
+	}
+	mac, ok, err := w.neighbourMAC(at, route, hop)
+	return crossing{link: link, dst: mac, route: route, hop: hop}, ok, err
+}
+
+func (w *walker) noRoute(at Place, route host.Route, found bool) string {
+	switch {
+	case !found:
+		return "no route to " + w.to.Addr.String()
+	case at.Node == w.to.Node:
+		return fmt.Sprintf("%s is dropped by %q: no route to the pod on its own node", w.to.Addr, route)
+	}
+	return fmt.Sprintf("%s is dropped by %q", w.to.Addr, route)
+}
+
+func (w *walker) noRouteRemedy(at Place) string {
+	if at.Node == w.to.Node {
+		return "The agent on " + at.Node + " repairs it while it runs; is the pod still there? ocicat ipam show --ip=" + w.to.Addr.String()
+	}
+	return "See why: ocicat bgp routes --node " + at.Node + ", ocicat bgp peers --node " + at.Node + "."
+}
+
+// admitted reports whether the kernel takes a packet in for forwarding: it
+// forwards at all, and the way back to the sender is the way it came
+// (rp_filter; the larger of the device's value and that of "all" counts).
+func (w *walker) admitted(at Place, dev string) (bool, error) {
+	forwarding, err := w.oracle.Sysctl(at, "net/ipv4/conf/"+dev+"/forwarding")
+	if err != nil {
+		return false, err
+	}
+	if forwarding == "0" {
+		w.find(Break, at, dev, "forwarding is off", "The agent sets it while it runs: sysctl net.ipv4.ip_forward=1.")
+		return false, nil
+	}
+	all, err := w.oracle.Sysctl(at, "net/ipv4/conf/all/rp_filter")
+	if err != nil {
+		return false, err
+	}
+	own, err := w.oracle.Sysctl(at, "net/ipv4/conf/"+dev+"/rp_filter")
+	if err != nil {
+		return false, err
+	}
+	mode := max(all, own)
+	if mode == "" || mode == "0" {
+		return true, nil
+	}
+	back, ok, err := w.oracle.Route(at, Query{Dst: w.from.Addr})
+	if err != nil {
+		return false, err
+	}
+	if !ok || back.Type != host.Unicast || (mode == "1" && back.Dev != dev) {
+		way := "no route back"
+		if ok {
+			way = fmt.Sprintf("the way back is %q", back)
+		}
+		w.find(Break, at, dev, fmt.Sprintf("rp_filter drops packets from %s: %s", w.from.Addr, way), "Repair the route to "+w.from.Addr.String()+" on "+at.Node+".")
+		return false, nil
+	}
+	return true, nil
+}
+
+// neighbourMAC is the destination MAC a node writes: its neighbour entry, or
+// what ARP would find.
+func (w *walker) neighbourMAC(at Place, route host.Route, hop netip.Addr) (host.MAC, bool, error) {
+	entry, ok, err := w.oracle.Neigh(at, route.Dev, hop)
+	if err != nil {
+		return host.MAC{}, false, err
+	}
+	if ok && entry.State == host.Permanent {
+		return entry.MAC, true, nil
+	}
+	if !route.Via.IsValid() {
+		return w.podMAC(entry, ok)
+	}
+	owner, found := w.owner(hop)
+	if !found {
+		if w.from.Addr.IsValid() && route.Dst.Bits() == 0 {
+			return entry.MAC, entry.MAC != (host.MAC{}), nil // a router outside the cluster; the finding is there
+		}
+		w.find(Break, at, route.Dev, fmt.Sprintf("next hop %s of %s is the address of no node", hop, route.Dst), "The route is wrong; the agent repairs it while it runs: ocicat bgp routes --node "+at.Node+".")
+		return host.MAC{}, false, nil
+	}
+	dev, err := w.deviceOf(owner, hop)
+	if err != nil || dev.Name == "" || !dev.Up {
+		if err == nil {
+			w.find(Break, Place{Node: owner}, dev.Name, "the interface with address "+hop.String()+" is "+missingOrDown(dev.Name != ""), "Bring it up.")
+		}
+		return host.MAC{}, false, err
+	}
+	if ok && entry.MAC != (host.MAC{}) && entry.State != "FAILED" && entry.State != "STALE" {
+		return entry.MAC, true, nil
+	}
+	return dev.MAC, true, nil
+}
+
+// podMAC is the MAC of a pod that has no permanent entry: what ARP finds.
+func (w *walker) podMAC(entry host.Neigh, known bool) (host.MAC, bool, error) {
+	w.find(Deviation, Place{Node: w.to.Node}, w.to.HostIf, "the permanent neighbour of "+w.to.Addr.String()+" is missing: the node asks by ARP", "The agent repairs it while it runs.")
+	if known && entry.MAC != (host.MAC{}) {
+		return entry.MAC, true, nil
+	}
+	link, ok, err := w.oracle.Link(w.to.Place, w.to.IfName)
+	return link.MAC, ok, err
+}
+
+func (w *walker) owner(a netip.Addr) (string, bool) {
+	for _, n := range w.nodes {
+		if slices.Contains(n.Addrs, a) {
+			return n.Name, true
+		}
+	}
+	return "", false
+}
+
+// deviceOf is the device of a node through which it answers for one of its
+// own addresses.
+func (w *walker) deviceOf(node string, a netip.Addr) (host.Link, error) {
+	at := Place{Node: node}
+	route, ok, err := w.oracle.Route(at, Query{Dst: a})
+	if err != nil || !ok {
+		return host.Link{}, err
+	}
+	link, _, err := w.oracle.Link(at, route.Dev)
+	return link, err
+}
+
+// crossWire carries a frame to the node that owns the next hop.
+func (w *walker) crossWire(at Place, c crossing) (Place, string, bool, error) {
+	owner, ok := w.owner(c.hop)
+	if !ok {
+		return at, "", false, nil // out of the cluster: found before
+	}
+	if owner != w.to.Node {
+		w.find(Deviation, at, c.link.Name, fmt.Sprintf("next hop %s is node %s, but the pod is on %s", c.hop, owner, w.to.Node), "See why: ocicat bgp routes --node "+at.Node+".")
+	}
+	dev, err := w.deviceOf(owner, c.hop)
+	if err != nil {
+		return at, "", false, err
+	}
+	if dev.MAC != c.dst {
+		w.find(Break, at, c.link.Name, fmt.Sprintf("the neighbour entry of %s says %s, but %s on %s has MAC %s", c.hop, c.dst, dev.Name, owner, dev.MAC), "Delete the wrong entry: ip neigh del "+c.hop.String()+" dev "+c.link.Name+".")
+		return at, "", false, nil
+	}
+	w.note(dev)
+	return Place{Node: owner}, dev.Name, true, nil
+}
+
+// enterPod delivers the frame over the veth pair into the pod.
+func (w *walker) enterPod(c crossing) error {
+	link, ok, err := w.oracle.Link(w.to.Place, w.to.IfName)
+	if err != nil {
+		return err
+	}
+	if !ok || !link.Up {
+		w.find(Break, w.to.Place, w.to.IfName, "the pod's interface is "+missingOrDown(ok), "Delete the pod; its replacement is plumbed anew.")
+		return nil
+	}
+	if link.MAC != c.dst {
+		w.find(Break, Place{Node: w.to.Node}, w.to.HostIf, fmt.Sprintf("the neighbour entry of %s says %s, but the pod has MAC %s", w.to.Addr, c.dst, link.MAC), "Delete the pod; its replacement is plumbed anew.")
+		return nil
+	}
+	if !slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == w.to.Addr }) {
+		w.find(Break, w.to.Place, w.to.IfName, "the pod does not have address "+w.to.Addr.String(), "Delete the pod; its replacement is plumbed anew.")
+		return nil
+	}
+	w.note(link)
+	w.record(w.to.Place, link.Name, c, "delivered")
+	w.delivered = true
+	return nil
+}
+
+// record adds the frame as it is on dev. The source MAC is the device's own
+// where the frame leaves by it, the sender's where it arrives.
+func (w *walker) record(at Place, dev string, c crossing, decision string) {
+	w.hops = append(w.hops, Hop{
+		Frame: Frame{
+			At: at, Dev: dev, SrcMAC: c.link.MAC, DstMAC: c.dst,
+			Src: w.from.Addr, Dst: w.to.Addr, TTL: w.ttl, Length: EchoLength, Reply: w.reply,
+		},
+		Decision: decision,
+	})
+}
+
+func (w *walker) note(l host.Link) { w.mtu = smallest(w.mtu, l.MTU) }
+
+func (w *walker) find(sev Severity, at Place, dev, text, remedy string) {
+	w.findings = append(w.findings, Finding{Severity: sev, At: at, Dev: dev, Text: text, Remedy: remedy})
+}
+
+func neighbourText(c crossing) string { return c.hop.String() + " is at " + c.dst.String() }
+
+func missingOrDown(exists bool) string {
+	if exists {
+		return "down"
+	}
+	return "missing"
+}
