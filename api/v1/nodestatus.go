@@ -31,6 +31,10 @@ type NodeReport struct {
 	Address string `json:"address,omitempty"`
 	// AS is the node's AS number.
 	AS uint32 `json:"as,omitempty"`
+	// Uplink is the interface that carries the address.
+	Uplink string `json:"uplink,omitempty"`
+	// Store is empty while the datastore answers, else why it does not.
+	Store string `json:"store,omitempty"`
 	// Mode says how packets reach other nodes: BGP.
 	Mode string `json:"mode,omitempty"`
 	// Mesh says whether the node-to-node mesh is on.
@@ -83,6 +87,12 @@ type Counts struct {
 	Drift int `json:"drift"`
 	// ReserveHeld is the number of addresses held ready.
 	ReserveHeld int `json:"reserveHeld"`
+	// ReserveLeaseSeconds is how long they may still be given without a
+	// heartbeat reaching the datastore.
+	ReserveLeaseSeconds float64 `json:"reserveLeaseSeconds"`
+	// WritesPending is the number of addresses whose holder the datastore does
+	// not know yet.
+	WritesPending int `json:"writesPending"`
 }
 
 // Session is one BGP session as its node sees it.

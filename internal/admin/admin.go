@@ -16,36 +16,11 @@ import (
 	"os"
 	"time"
 
+	v1 "github.com/ocicat-net/ocicat/api/v1"
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/fault"
-	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/speaker"
 )
-
-// Report is one agent's whole state in a few lines.
-type Report struct {
-	Node      string            `json:"node"`
-	Version   string            `json:"version"`
-	Address   netip.Prefix      `json:"address,omitzero"`
-	Uplink    string            `json:"uplink,omitempty"`
-	Started   time.Time         `json:"started"`
-	Store     string            `json:"store"` // "ok", or why the datastore does not answer
-	Blocks    []cluster.Block   `json:"blocks"`
-	Endpoints int               `json:"endpoints"`
-	Wanted    int               `json:"routesWanted"`    // learned routes that should be in the kernel
-	Installed int               `json:"routesInstalled"` // of those, found there
-	Drift     int               `json:"drift"`           // differences between wanted and seen at the last pass
-	Reserve   ReserveReport     `json:"reserve"`
-	Memory    uint64            `json:"memoryBytes"` // resident set
-	Problems  []problem.Problem `json:"problems"`
-}
-
-// ReserveReport is the state of the address reserve.
-type ReserveReport struct {
-	Held    int     `json:"held"`         // addresses ready to be given without a round trip
-	Lease   float64 `json:"leaseSeconds"` // how long they may still be given without a heartbeat
-	Pending int     `json:"pending"`      // writes on their way to the datastore
-}
 
 // Route is one learned prefix: what was learned, what should be in the kernel
 // and what is.
@@ -66,8 +41,8 @@ type Endpoint struct {
 
 // Source is the agent behind the door.
 type Source interface {
-	Ready() error // nil once the agent serves pods and its routes were verified
-	Report() Report
+	Ready() error           // nil once the agent serves pods and its routes were verified
+	Report() *v1.NodeStatus // what it also publishes to the datastore
 	Sessions() []speaker.Session
 	Paths() []speaker.Path
 	Routes(ctx context.Context) ([]Route, error)

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/ocicat-net/ocicat/api/meta"
+	v1 "github.com/ocicat-net/ocicat/api/v1"
 	"github.com/ocicat-net/ocicat/internal/admin"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/speaker"
@@ -16,8 +18,10 @@ import (
 
 type fakeAgent struct{ drained string }
 
-func (*fakeAgent) Ready() error                { return nil }
-func (*fakeAgent) Report() admin.Report        { return admin.Report{Node: "n1", Drift: 3} }
+func (*fakeAgent) Ready() error { return nil }
+func (*fakeAgent) Report() *v1.NodeStatus {
+	return &v1.NodeStatus{Metadata: meta.Object{Name: "n1"}, Status: v1.NodeReport{Counts: v1.Counts{Drift: 3}}}
+}
 func (*fakeAgent) Sessions() []speaker.Session { return []speaker.Session{{Name: "n2"}} }
 func (*fakeAgent) Paths() []speaker.Path       { return nil }
 func (*fakeAgent) Endpoints() []admin.Endpoint { return nil }
@@ -43,7 +47,7 @@ func TestClientSeesWhatTheAgentSays(t *testing.T) {
 		t.Errorf("socket mode %v, %v: want 0600", info.Mode(), err)
 	}
 	client := admin.Dial(path)
-	if r, err := client.Report(ctx); err != nil || r.Node != "n1" || r.Drift != 3 {
+	if r, err := client.Report(ctx); err != nil || r.Metadata.Name != "n1" || r.Status.Counts.Drift != 3 {
 		t.Errorf("report %+v, %v", r, err)
 	}
 	if list, err := client.Sessions(ctx); err != nil || len(list) != 1 || list[0].Name != "n2" {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	v1 "github.com/ocicat-net/ocicat/api/v1"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/speaker"
 )
@@ -48,8 +49,9 @@ func (c *Client) Ready(ctx context.Context) error {
 }
 
 // Report asks for the agent's state.
-func (c *Client) Report(ctx context.Context) (r Report, err error) {
-	return r, c.ask(ctx, http.MethodGet, "report", nil, &r)
+func (c *Client) Report(ctx context.Context) (*v1.NodeStatus, error) {
+	var report v1.NodeStatus
+	return &report, c.ask(ctx, http.MethodGet, "report", nil, &report)
 }
 
 // Sessions asks for the BGP sessions.
