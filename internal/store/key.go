@@ -3,12 +3,14 @@
 package store
 
 import (
-	"net/netip"
+	"errors"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/names"
 )
 
 // MaxName is the longest name in bytes every back end can hold: a node name
@@ -32,8 +34,8 @@ func Kinds() []Kind {
 // or an Invalid error that quotes the key. Only affinities have a slash in
 // their name, exactly one, and block names are prefixes with "-" for "/".
 func (k Key) Validate() error {
-	if problem := k.problem(); problem != "" {
-		return fault.New(fault.Invalid, "key %s %q: %s", k.Kind, k.Name, problem)
+	if err := k.problem(); err != nil {
+		return fault.New(fault.Invalid, "key %s %q: %w", k.Kind, k.Name, err)
 	}
 	return nil
 }
@@ -56,71 +58,52 @@ func CheckList(kind Kind, prefix string) error {
 	if !kind.known() {
 		return fault.New(fault.Invalid, "list %s: unknown kind", kind)
 	}
-	if problem := textProblem(prefix); problem != "" {
-		return fault.New(fault.Invalid, "list %s with prefix %q: %s", kind, prefix, problem)
+	if err := checkText(prefix); err != nil {
+		return fault.New(fault.Invalid, "list %s with prefix %q: %w", kind, prefix, err)
 	}
 	return nil
 }
 
-func (k Key) problem() string {
+func (k Key) problem() error {
 	if !k.Kind.known() {
-		return "unknown kind"
+		return errors.New("unknown kind")
 	}
 	if k.Name == "" {
-		return "empty name"
+		return errors.New("empty name")
 	}
-	if problem := textProblem(k.Name); problem != "" {
-		return problem
+	if err := checkText(k.Name); err != nil {
+		return err
 	}
 	switch k.Kind {
 	case Block:
-		return blockProblem(k.Name)
+		_, err := names.ParseBlock(k.Name)
+		return err
 	case Affinity:
-		node, block, ok := strings.Cut(k.Name, "/")
-		if !ok || node == "" {
-			return "want node/block"
-		}
-		return blockProblem(block)
+		_, _, err := names.ParseAffinity(k.Name)
+		return err
 	case IPAMConfig:
 		if k.Name != "default" {
-			return `the only name is "default"`
+			return errors.New(`the only name is "default"`)
 		}
 	}
 	if strings.Contains(k.Name, "/") {
-		return "slash in name"
+		return errors.New("slash in name")
 	}
-	return ""
+	return nil
 }
 
 func (k Kind) known() bool {
-	for _, known := range Kinds() {
-		if k == known {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(Kinds(), k)
 }
 
-func textProblem(name string) string {
+func checkText(name string) error {
 	switch {
 	case len(name) > MaxName:
-		return "name longer than 512 bytes"
+		return errors.New("name longer than 512 bytes")
 	case !utf8.ValidString(name):
-		return "name is not UTF-8"
+		return errors.New("name is not UTF-8")
 	case strings.ContainsFunc(name, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
-		return "space or control character in name"
+		return errors.New("space or control character in name")
 	}
-	return ""
-}
-
-// blockProblem checks the form "172.16.109.64-26".
-func blockProblem(name string) string {
-	at := strings.LastIndexByte(name, '-')
-	if at < 0 || strings.Contains(name, "/") {
-		return `want a prefix with "-" for "/", as 10.0.0.0-26`
-	}
-	if _, err := netip.ParsePrefix(name[:at] + "/" + name[at+1:]); err != nil {
-		return `want a prefix with "-" for "/", as 10.0.0.0-26`
-	}
-	return ""
+	return nil
 }

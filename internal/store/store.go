@@ -67,8 +67,8 @@ type Event struct {
 // ErrAmbiguous is in the chain of a write error when the write may or may not
 // have happened, or may still happen: a timeout or a lost connection after
 // the request left. Only the same compare-and-swap, repeated until it
-// succeeds or its comparison fails, resolves it; a read does not
-// (research: late commits).
+// succeeds or its comparison fails, resolves it; a read does not, because the
+// request may still be on its way to the store.
 var ErrAmbiguous = errors.New("the write may have happened")
 
 // Store is a datastore. All methods are safe for concurrent use and obey
@@ -83,15 +83,17 @@ type Store interface {
 	// the prefix node+"/" is one node's.
 	List(ctx context.Context, kind Kind, prefix string) ([]Entry, Revision, error)
 	// Put writes an object if its revision still is prev (0: it does not
-	// exist) and returns the new one.
+	// exist) and returns the new one. value is copied.
 	Put(ctx context.Context, key Key, value []byte, prev Revision) (Revision, error)
 	// Delete removes an object if its revision still is prev. A missing
 	// object is NotFound, also with AnyRevision.
 	Delete(ctx context.Context, key Key, prev Revision) error
 	// Watch streams every change of a kind and prefix after revision since,
-	// in order. The channel closes when ctx ends or the stream breaks; the
-	// caller then lists again.
+	// in order. The channel closes when ctx ends, the store is closed, the
+	// stream breaks or changes after since are no longer known; the caller
+	// then lists again. Follow does all that.
 	Watch(ctx context.Context, kind Kind, prefix string, since Revision) (<-chan Event, error)
-	// Close releases connections; the store is not usable afterwards.
+	// Close ends all watches and releases connections; later calls are
+	// Unavailable.
 	Close() error
 }
