@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package alloc is the decisions of address management on plain values: which
+// ordinal of a block comes next, who holds it, what a release frees. The
+// values have exactly the JSON shapes Calico stores, and fields this version
+// does not know survive a rewrite. Nothing here reads a clock or a datastore;
+// internal/ipam turns decisions into compare-and-swap writes.
+package alloc
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/ocicat-net/ocicat/internal/cidr"
+	"github.com/ocicat-net/ocicat/internal/fault"
+)
+
+// Keys of Attribute.Secondary. The first group is Calico's, the second ours:
+// they say which incarnation of a node made an allocation.
+const (
+	AttrNode      = "node"
+	AttrPod       = "pod"
+	AttrNamespace = "namespace"
+	AttrType      = "type"
+	AttrTimestamp = "timestamp"
+
+	AttrInstance = "ocicat.net/instance"
+	AttrBoot     = "ocicat.net/boot"
+)
+
+// TypeReserve is the AttrType of an address that an agent holds ready.
+const TypeReserve = "ocicatReserve"
+
+// Free in Block.Allocations marks an ordinal that nobody holds.
+const Free = -1
+
+// hostPrefix starts the affinity of a block that belongs to a node.
+const hostPrefix = "host:"
+
+// Attribute is what a block records about a holder; ordinals with equal
+// attributes share one.
+type Attribute struct {
+	Handle    string            // the IPAM handle, "" for none
+	Secondary map[string]string // who holds it: keys Attr…
+	extra     fields            // as read: releasedAt, alternateOwnerAttrs, …
+}
+
+// Equal reports whether a and b may share an entry.
+func (a Attribute) Equal(b Attribute) bool {
+	return a.Handle == b.Handle && maps.Equal(a.Secondary, b.Secondary) && a.extra.equal(b.extra)
+}
+
+// String names the holder for people: "pod shop/web-0 on n3", or the handle.
+func (a Attribute) String() string {
+	var who string
+	switch {
+	case a.Secondary[AttrType] == TypeReserve:
+		who = "the reserve"
+	case a.Secondary[AttrPod] != "":
+		who = "pod " + strings.TrimPrefix(a.Secondary[AttrNamespace]+"/"+a.Secondary[AttrPod], "/")
+	case a.Handle != "":
+		who = "handle " + a.Handle
+	default:
+		who = "an unknown holder"
+	}
+	if node := a.Secondary[AttrNode]; node != "" {
+		who += " on " + node
+	}
+	return who
+}
+
+// Block is a range of addresses and who holds them. An address is known by
+// its ordinal, its position in CIDR.
+type Block struct {
+	CIDR      netip.Prefix
+	Affinity  string     // "host:" and a node, "virtual:" and a name, or "" for none
+	ClaimTime *time.Time // when the affinity was claimed; nil where unknown
+	// Allocations has one entry per ordinal: an index into Attributes, or Free.
+	Allocations []int
+	// Unallocated are the free ordinals in the order in which they are given:
+	// assigned from the head, released to the tail.
+	Unallocated []int
+	Attributes  []Attribute
+	Sequence    uint64 // grows by one with every write
+	// SequenceFor is, per allocated ordinal, Sequence as it was when the
+	// ordinal was assigned: it tells two holders of one address apart.
+	SequenceFor map[int]uint64
+	Deleted     bool // about to be deleted; used on Kubernetes
+
+	extra fields
+}
+
+// NewBlock is an empty block with the affinity of node, every address free,
+// claimed at now; sequence is its first sequence number.
+func NewBlock(p netip.Prefix, node string, now time.Time, sequence uint64) *Block {
+	n := cidr.Size(p)
+	claimed := now.UTC().Truncate(time.Second)
+	b := &Block{
+		CIDR:        p,
+		Affinity:    hostPrefix + node,
+		ClaimTime:   &claimed,
+		Allocations: make([]int, n),
+		Unallocated: make([]int, n),
+		Attributes:  []Attribute{},
+		Sequence:    sequence,
+		SequenceFor: map[int]uint64{},
+	}
+	for i := range n {
+		b.Allocations[i], b.Unallocated[i] = Free, i
+	}
+	return b
+}
+
+// Node is the node b has an affinity to; ok is false where it has none or a
+// virtual one.
+func (b *Block) Node() (node string, ok bool) { return strings.CutPrefix(b.Affinity, hostPrefix) }
+
+// OwnedBy reports whether b has an affinity to node.
+func (b *Block) OwnedBy(node string) bool { return b.Affinity == hostPrefix+node }
+
+// ClearAffinity makes b a block that belongs to nobody.
+func (b *Block) ClearAffinity() { b.Affinity, b.ClaimTime = "", nil }
+
+// InUse is the number of addresses somebody holds.
+func (b *Block) InUse() int {
+	n := 0
+	for _, at := range b.Allocations {
+		if at != Free {
+			n++
+		}
+	}
+	return n
+}
+
+// Empty reports whether nobody holds an address of b.
+func (b *Block) Empty() bool { return b.InUse() == 0 }
+
+// Holder is who holds addr; ok is false where addr is free or outside b.
+func (b *Block) Holder(addr netip.Addr) (who Attribute, ok bool) {
+	n := cidr.Ordinal(b.CIDR, addr)
+	if n < 0 || b.Allocations[n] == Free {
+		return Attribute{}, false
+	}
+	return b.Attributes[b.Allocations[n]], true
+}
+
+// SequenceOf is the sequence number of addr's allocation, 0 where it has none.
+func (b *Block) SequenceOf(addr netip.Addr) uint64 {
+	return b.SequenceFor[cidr.Ordinal(b.CIDR, addr)]
+}
+
+// HeldBy lists the addresses whose holder satisfies match, by ordinal.
+func (b *Block) HeldBy(match func(Attribute) bool) []netip.Addr {
+	var held []netip.Addr
+	for n, at := range b.Allocations {
+		if at != Free && match(b.Attributes[at]) {
+			held = append(held, cidr.At(b.CIDR, n))
+		}
+	}
+	return held
+}
+
+// ByHandle lists the addresses held under handle, by ordinal.
+func (b *Block) ByHandle(handle string) []netip.Addr {
+	return b.HeldBy(func(a Attribute) bool { return a.Handle == handle })
+}
+
+// AssignNext gives up to n free addresses to who, first in first out, passing
+// over those that skip names; skip may be nil. The addresses passed over keep
+// their place.
+func (b *Block) AssignNext(n int, who Attribute, skip func(netip.Addr) bool) []netip.Addr {
+	var given []netip.Addr
+	kept := make([]int, 0, len(b.Unallocated))
+	for i, ordinal := range b.Unallocated {
+		if len(given) == n {
+			kept = append(kept, b.Unallocated[i:]...)
+			break
+		}
+		addr := cidr.At(b.CIDR, ordinal)
+		if skip != nil && skip(addr) {
+			kept = append(kept, ordinal)
+			continue
+		}
+		given = append(given, addr)
+		b.take(ordinal, who)
+	}
+	b.Unallocated = kept
+	return given
+}
+
+// Assign gives one address to who. An address outside b is Invalid, one that
+// somebody holds is Conflict.
+func (b *Block) Assign(addr netip.Addr, who Attribute) error {
+	ordinal := cidr.Ordinal(b.CIDR, addr)
+	if ordinal < 0 {
+		return fault.New(fault.Invalid, "address %s is not in block %s", addr, b.CIDR)
+	}
+	if holder, taken := b.Holder(addr); taken {
+		return fault.New(fault.Conflict, "address %s is held by %s", addr, holder)
+	}
+	for i, free := range b.Unallocated {
+		if free == ordinal {
+			b.Unallocated = append(b.Unallocated[:i:i], b.Unallocated[i+1:]...)
+			break
+		}
+	}
+	b.take(ordinal, who)
+	return nil
+}
+
+// Reassign gives an address that somebody holds to who, as a new allocation.
+// A free address is NotFound.
+func (b *Block) Reassign(addr netip.Addr, who Attribute) error {
+	if _, taken := b.Holder(addr); !taken {
+		return fault.New(fault.NotFound, "address %s of block %s is not assigned", addr, b.CIDR)
+	}
+	b.take(cidr.Ordinal(b.CIDR, addr), who)
+	b.sweep()
+	return nil
+}
+
+// take records who at ordinal, sharing an equal attribute.
+func (b *Block) take(ordinal int, who Attribute) {
+	at := -1
+	for i := range b.Attributes {
+		if b.Attributes[i].Equal(who) {
+			at = i
+			break
+		}
+	}
+	if at < 0 {
+		b.Attributes = append(b.Attributes, who)
+		at = len(b.Attributes) - 1
+	}
+	if b.SequenceFor == nil {
+		b.SequenceFor = map[int]uint64{}
+	}
+	b.Allocations[ordinal], b.SequenceFor[ordinal] = at, b.Sequence
+}
+
+// Release is one address to free. With Handle it must still be held under
+// that handle; with Sequence, by that very allocation.
+type Release struct {
+	Addr     netip.Addr
+	Handle   string  // "" releases whoever holds it
+	Sequence *uint64 // nil releases any allocation
+}
+
+// Release frees addresses to the tail of the queue, lower ordinals first, and
+// answers how many each handle lost ("" counts those without) and which were
+// not allocated. If one is held under another handle or by another allocation
+// than asked for, none is freed and the error is Conflict.
+func (b *Block) Release(list []Release) (freed map[string]int, notAllocated []netip.Addr, err error) {
+	ordinals := map[int]bool{}
+	for _, r := range list {
+		ordinal := cidr.Ordinal(b.CIDR, r.Addr)
+		if ordinal < 0 {
+			return nil, nil, fault.New(fault.Invalid, "address %s is not in block %s", r.Addr, b.CIDR)
+		}
+		holder, taken := b.Holder(r.Addr)
+		switch {
+		case !taken:
+			notAllocated = append(notAllocated, r.Addr)
+			continue
+		case r.Handle != "" && holder.Handle != r.Handle:
+			return nil, nil, fault.New(fault.Conflict, "address %s is held by %s, not under handle %s", r.Addr, holder, r.Handle)
+		case r.Sequence != nil && *r.Sequence != b.SequenceOf(r.Addr):
+			return nil, nil, fault.New(fault.Conflict, "address %s was assigned anew: allocation %d, not %d", r.Addr, b.SequenceOf(r.Addr), *r.Sequence)
+		}
+		ordinals[ordinal] = true
+	}
+	return b.free(func(n int) bool { return ordinals[n] }), notAllocated, nil
+}
+
+// ReleaseHandle frees every address held under handle and answers how many.
+func (b *Block) ReleaseHandle(handle string) int {
+	return b.free(func(n int) bool { return b.Attributes[b.Allocations[n]].Handle == handle })[handle]
+}
+
+// free releases the allocated ordinals that pick names.
+func (b *Block) free(pick func(ordinal int) bool) map[string]int {
+	freed := map[string]int{}
+	for n, at := range b.Allocations {
+		if at == Free || !pick(n) {
+			continue
+		}
+		freed[b.Attributes[at].Handle]++
+		b.Allocations[n] = Free
+		b.Unallocated = append(b.Unallocated, n)
+		delete(b.SequenceFor, n)
+	}
+	b.sweep()
+	return freed
+}
+
+// sweep drops attributes that no ordinal refers to, keeping the order.
+func (b *Block) sweep() {
+	used := make([]bool, len(b.Attributes))
+	for _, at := range b.Allocations {
+		if at != Free {
+			used[at] = true
+		}
+	}
+	moved := make([]int, len(b.Attributes))
+	kept := make([]Attribute, 0, len(b.Attributes))
+	for i, a := range b.Attributes {
+		if used[i] {
+			moved[i] = len(kept)
+			kept = append(kept, a)
+		}
+	}
+	for n, at := range b.Allocations {
+		if at != Free {
+			b.Allocations[n] = moved[at]
+		}
+	}
+	b.Attributes = kept
+}
+
+// blockJSON is Block as stored.
+type blockJSON struct {
+	CIDR        string         `json:"cidr"`
+	Affinity    *string        `json:"affinity"`
+	ClaimTime   *time.Time     `json:"affinity_claim_time,omitempty"`
+	Allocations []*int         `json:"allocations"`
+	Unallocated []int          `json:"unallocated"`
+	Attributes  []Attribute    `json:"attributes"`
+	Sequence    uint64         `json:"sequenceNumber"`
+	SequenceFor map[int]uint64 `json:"sequenceNumberForAllocation"`
+	Deleted     bool           `json:"deleted"`
+}
+
+// ParseBlock reads a stored block. One that contradicts itself is Internal:
+// giving out addresses from it could give one twice.
+func ParseBlock(data []byte) (*Block, error) {
+	var j blockJSON
+	extra, err := decode(data, &j)
+	if err != nil {
+		return nil, fault.New(fault.Internal, "read block: %w", err)
+	}
+	b := &Block{
+		ClaimTime: j.ClaimTime, Unallocated: j.Unallocated, Attributes: j.Attributes,
+		Sequence: j.Sequence, SequenceFor: j.SequenceFor, Deleted: j.Deleted, extra: extra,
+	}
+	if b.CIDR, err = cidr.Parse(j.CIDR); err != nil {
+		return nil, fault.New(fault.Internal, "read block: %w", err)
+	}
+	if j.Affinity != nil {
+		b.Affinity = *j.Affinity
+	}
+	b.Allocations = make([]int, len(j.Allocations))
+	for n, at := range j.Allocations {
+		b.Allocations[n] = Free
+		if at != nil {
+			b.Allocations[n] = *at
+		}
+	}
+	if err := b.check(); err != nil {
+		return nil, fault.New(fault.Internal, "read block %s: %w", b.CIDR, err)
+	}
+	return b, nil
+}
+
+// check reports the first contradiction in b.
+func (b *Block) check() error {
+	if len(b.Allocations) != cidr.Size(b.CIDR) {
+		return fmt.Errorf("%d allocations for %d addresses", len(b.Allocations), cidr.Size(b.CIDR))
+	}
+	for n, at := range b.Allocations {
+		if at < Free || at >= len(b.Attributes) {
+			return fmt.Errorf("ordinal %d refers to attribute %d of %d", n, at, len(b.Attributes))
+		}
+	}
+	queued := make([]bool, len(b.Allocations))
+	for _, n := range b.Unallocated {
+		switch {
+		case n < 0 || n >= len(queued):
+			return fmt.Errorf("free ordinal %d is outside the block", n)
+		case queued[n]:
+			return fmt.Errorf("ordinal %d is free twice", n)
+		case b.Allocations[n] != Free:
+			return fmt.Errorf("ordinal %d is both free and held by %s", n, b.Attributes[b.Allocations[n]])
+		}
+		queued[n] = true
+	}
+	return nil
+}
+
+// Encode is b as it is stored.
+func (b *Block) Encode() ([]byte, error) {
+	j := blockJSON{
+		CIDR: b.CIDR.String(), ClaimTime: b.ClaimTime, Unallocated: b.Unallocated, Attributes: b.Attributes,
+		Sequence: b.Sequence, SequenceFor: b.SequenceFor, Deleted: b.Deleted,
+	}
+	if b.Affinity != "" {
+		j.Affinity = &b.Affinity
+	}
+	j.Allocations = make([]*int, len(b.Allocations))
+	for n := range b.Allocations {
+		if b.Allocations[n] != Free {
+			j.Allocations[n] = &b.Allocations[n]
+		}
+	}
+	return encode(j, b.extra)
+}
+
+// attributeJSON is Attribute as stored.
+type attributeJSON struct {
+	Handle    string            `json:"handle_id,omitempty"`
+	Secondary map[string]string `json:"secondary,omitempty"`
+}
+
+// UnmarshalJSON reads an attribute and keeps the fields it does not know.
+func (a *Attribute) UnmarshalJSON(data []byte) error {
+	var j attributeJSON
+	extra, err := decode(data, &j)
+	*a = Attribute{Handle: j.Handle, Secondary: j.Secondary, extra: extra}
+	return err
+}
+
+// MarshalJSON writes an attribute with every field it was read with.
+func (a Attribute) MarshalJSON() ([]byte, error) {
+	return encode(attributeJSON{Handle: a.Handle, Secondary: a.Secondary}, a.extra)
+}
+
+var (
+	_ json.Unmarshaler = (*Attribute)(nil)
+	_ json.Marshaler   = Attribute{}
+)
