@@ -9,7 +9,7 @@ import (
 )
 
 // CheckNetNS says why the open file fd is not a pod's network namespace: it
-// is none, or it is the caller's own. Both are Invalid; being unable to tell
+// is none, or it is the calling thread's own. Both are Invalid; being unable to tell
 // is Internal. The text continues a sentence that starts with the file's name.
 func CheckNetNS(fd int) error {
 	var fs unix.Statfs_t
@@ -30,7 +30,9 @@ func CheckNetNS(fd int) error {
 }
 
 func checkForeign(fd int) error {
-	const self = "/proc/self/ns/net"
+	// Not /proc/self: that is the first thread, which may be parked in some
+	// pod's namespace.
+	const self = "/proc/thread-self/ns/net"
 	var theirs, own unix.Stat_t
 	if err := unix.Fstat(fd, &theirs); err != nil {
 		return fault.New(fault.Internal, "cannot be looked at: %w", err)
