@@ -13,21 +13,22 @@ import (
 func Compare(p Prediction, captured []Frame) []Finding {
 	var findings []Finding
 	left := append([]Frame(nil), captured...)
+	lost := false
 	for _, hops := range [][]Hop{p.Request, p.Reply} {
 		for i, hop := range hops {
 			at := match(left, hop.Frame)
 			if at < 0 {
-				findings = append(findings, missing(hops, i))
+				findings, lost = append(findings, missing(hops, i)), true
 				break // what follows cannot have been seen either
 			}
 			findings = append(findings, differences(hop.Frame, left[at])...)
 			left = append(left[:at], left[at+1:]...)
 		}
-		if len(findings) > 0 {
+		if lost {
 			break
 		}
 	}
-	if p.Delivered {
+	if p.Delivered && !lost {
 		for _, f := range left {
 			findings = append(findings, Finding{Severity: Deviation, At: f.At, Dev: f.Dev, Text: fmt.Sprintf("a frame nobody predicted: %s → %s ttl %d", f.SrcMAC, f.DstMAC, f.TTL)})
 		}

@@ -3,6 +3,7 @@
 package trace
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -39,6 +40,7 @@ func Predict(o Oracle, nodes []Node, from, to Endpoint) (Prediction, error) {
 			p.Findings = append(p.Findings, f)
 		}
 	}
+	slices.SortStableFunc(p.Findings, func(a, b Finding) int { return cmp.Compare(a.Severity, b.Severity) })
 	return p, nil
 }
 
