@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -149,11 +150,13 @@ func TestNetNSMustBeAPods(t *testing.T) {
 	if err := CheckNetNS(ns.FD()); err != nil {
 		t.Errorf("a pod's namespace: %v", err)
 	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	for path, want := range map[string]string{
-		"/proc/self/ns/net": "is the host's own network namespace",
-		"/proc/self/ns/mnt": "is a namespace, but not one of networks",
-		"/proc/self/status": "is not a namespace",
-		"/":                 "is not a namespace",
+		"/proc/thread-self/ns/net": "is the host's own network namespace",
+		"/proc/self/ns/mnt":        "is a namespace, but not one of networks",
+		"/proc/self/status":        "is not a namespace",
+		"/":                        "is not a namespace",
 	} {
 		f, err := os.Open(path)
 		if err != nil {
