@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ocicat-net/ocicat/api/meta"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/store"
+	"github.com/spf13/cobra"
+)
+
+// globals are the flags every verb has, and what they stand for.
+type globals struct {
+	Config
+	stdin          streamIn
+	stdout, stderr streamOut
+
+	output  string // -o: "", wide, json, yaml or name
+	lab     string // --lab: a running lab's name
+	etcd    string // --etcd: endpoints joined by commas
+	node    string // --node: restrict to one node
+	noColor bool
+	verbose bool // -v: say what is done on standard error
+}
+
+func newGlobals(cfg Config) *globals {
+	return &globals{Config: cfg, stdin: cfg.Stdin, stdout: cfg.Stdout, stderr: cfg.Stderr}
+}
+
+// outputs are the values of -o.
+var outputs = []string{"wide", "json", "yaml", "name"}
+
+func (g *globals) addFlags(root *cobra.Command) {
+	f := root.PersistentFlags()
+	f.StringVarP(&g.output, "output", "o", "", "print as `FORMAT`: wide, json, yaml or name")
+	f.StringVar(&g.lab, "lab", "", "use the running lab `NAME`")
+	f.StringVar(&g.etcd, "etcd", "", "use the datastore at these `ENDPOINTS`, joined by commas")
+	f.StringVar(&g.node, "node", "", "show only `NODE`")
+	f.BoolVar(&g.noColor, "no-color", false, "print without colours (also NO_COLOR)")
+	f.BoolVarP(&g.verbose, "verbose", "v", false, "say on standard error what is done")
+	complete(root, "output", func() []string { return outputs })
+	complete(root, "lab", func() []string { return g.labNames() })
+}
+
+// complete offers words for a flag in the shell.
+func complete(c *cobra.Command, flag string, words func() []string) {
+	err := c.RegisterFlagCompletionFunc(flag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return words(), cobra.ShellCompDirectiveNoFileComp
+	})
+	if err != nil {
+		panic(err) // only if the flag does not exist
+	}
+}
+
+// check refuses values of the global flags that no verb could use.
+func (g *globals) check() error {
+	if g.output != "" && !slices.Contains(outputs, g.output) {
+		err := fault.New(fault.Invalid, "--output %q: want wide, json, yaml or name", g.output)
+		return usageError{fault.Hint(err, "%s", meta.DidYouMean(g.output, outputs))}
+	}
+	if g.lab != "" && g.etcd != "" {
+		return usageError{fault.New(fault.Invalid, "--lab and --etcd both say where the datastore is: want one of them")}
+	}
+	return nil
+}
+
+// say writes one line about what is done to standard error, with -v.
+func (g *globals) say(format string, args ...any) {
+	if g.verbose {
+		fmt.Fprintf(g.stderr, "ocicat: "+format+"\n", args...)
+	}
+}
+
+// warn writes one line that the reader should not miss to standard error.
+func (g *globals) warn(format string, args ...any) {
+	fmt.Fprintf(g.stderr, "ocicat: %s %s\n", g.errPaint(warned, "warning:"), fmt.Sprintf(format, args...))
+}
+
+// openStore opens the cluster's datastore; the caller closes it.
+func (g *globals) openStore(ctx context.Context) (store.Store, error) {
+	where, err := g.locate()
+	if err != nil {
+		return nil, err
+	}
+	g.say("datastore %s (%s)", strings.Join(where.endpoints, ","), where.source)
+	s, err := g.OpenStore(ctx, where.endpoints)
+	if err != nil {
+		return nil, fmt.Errorf("open datastore at %s (%s): %w", strings.Join(where.endpoints, ","), where.source, err)
+	}
+	return s, nil
+}

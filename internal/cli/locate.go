@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"go.yaml.in/yaml/v3"
+)
+
+// place is where a cluster's datastore is, and who said so.
+type place struct {
+	endpoints []string
+	source    string // "--etcd", "ETCD_ENDPOINTS", a file, or "lab NAME"
+	lab       string // the lab's name, "" outside labs
+}
+
+// locate finds the datastore: flag, environment, file, lab, in this order.
+func (g *globals) locate() (place, error) {
+	if g.etcd != "" {
+		return place{endpoints: split(g.etcd), source: "--etcd"}, nil
+	}
+	if g.lab != "" {
+		return g.labPlace(g.lab)
+	}
+	if endpoints := g.Getenv("ETCD_ENDPOINTS"); endpoints != "" {
+		if kind := g.Getenv("DATASTORE_TYPE"); kind != "" && kind != "etcdv3" {
+			return place{}, fault.Hint(fault.New(fault.Unsupported, "DATASTORE_TYPE %q: not supported yet: want etcdv3", kind),
+				"Unset it, or set it to etcdv3; the Kubernetes datastore comes with the Kubernetes issue.")
+		}
+		return place{endpoints: split(endpoints), source: "ETCD_ENDPOINTS"}, nil
+	}
+	endpoints, err := readConfigFile(g.ConfigFile)
+	if err != nil {
+		return place{}, err
+	}
+	if len(endpoints) > 0 {
+		return place{endpoints: endpoints, source: g.ConfigFile}, nil
+	}
+	return g.onlyLab()
+}
+
+// onlyLab is the running lab when there is exactly one.
+func (g *globals) onlyLab() (place, error) {
+	names := g.labNames()
+	switch len(names) {
+	case 1:
+		return g.labPlace(names[0])
+	case 0:
+		return place{}, fault.Hint(fault.New(fault.Unavailable, "find datastore: none is configured and there is no lab"),
+			"Start one with \"sudo ocicat lab up\", or name it with --etcd, ETCD_ENDPOINTS or etcdEndpoints in %s.", g.ConfigFile)
+	}
+	return place{}, usageError{fault.Hint(fault.New(fault.Invalid, "find datastore: there are %d labs: %s", len(names), strings.Join(names, ", ")),
+		"Choose one with --lab NAME.")}
+}
+
+// labRecord is what the command line reads of a lab's record, lab.json.
+type labRecord struct {
+	Endpoints []string `json:"endpoints"` // of etcd, from this machine
+}
+
+// labNames lists the labs of this machine, sorted; none where they cannot be
+// listed.
+func (g *globals) labNames() []string {
+	files, err := filepath.Glob(filepath.Join(g.LabDir, "*", "lab.json"))
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, file := range files {
+		names = append(names, filepath.Base(filepath.Dir(file)))
+	}
+	return names
+}
+
+func (g *globals) labPlace(name string) (place, error) {
+	if filepath.Base(name) != name || name == "." || name == ".." {
+		return place{}, usageError{fault.New(fault.Invalid, "--lab %q: want a lab's name", name)}
+	}
+	var record labRecord
+	text, err := os.ReadFile(filepath.Join(g.LabDir, name, "lab.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		err := fault.New(fault.NotFound, "lab %s: does not exist", name)
+		if names := g.labNames(); len(names) > 0 {
+			return place{}, fault.Hint(err, "There is %s.", strings.Join(names, ", "))
+		}
+		return place{}, fault.Hint(err, "Make it: sudo ocicat lab up.")
+	}
+	if err != nil {
+		return place{}, fault.New(fault.Unavailable, "read lab %s: %w", name, err)
+	}
+	if err := json.Unmarshal(text, &record); err != nil {
+		return place{}, fault.New(fault.Internal, "read record of lab %s: %w", name, err)
+	}
+	if len(record.Endpoints) == 0 {
+		return place{}, fault.Hint(fault.New(fault.Unavailable, "lab %s: its datastore was not started", name), "Finish it with \"sudo ocicat lab up\".")
+	}
+	return place{endpoints: record.Endpoints, source: "lab " + name, lab: name}, nil
+}
+
+// readConfigFile reads where the datastore is; a missing file says nothing.
+func readConfigFile(path string) ([]string, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "read configuration: %w", err)
+	}
+	var file struct {
+		EtcdEndpoints []string `yaml:"etcdEndpoints"`
+	}
+	if err := yaml.Unmarshal(data, &file); err != nil {
+		return nil, fault.Hint(fault.New(fault.Invalid, "read %s: %w", path, err), "It should read: etcdEndpoints: [\"http://192.0.2.1:2379\"].")
+	}
+	return file.EtcdEndpoints, nil
+}
+
+// split cuts a list at commas and drops empty items.
+func split(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/spf13/cobra"
+)
+
+// The groups of commands in the help text.
+const (
+	groupView      = "view"
+	groupResources = "resources"
+	groupLab       = "lab"
+	groupOther     = "other"
+)
+
+// commands is the table of verbs, by group; each stands in a file of its name.
+var commands = []struct {
+	group string
+	make  func(*globals) *cobra.Command
+}{
+	{groupResources, newGetCommand},
+	{groupResources, newApplyCommand},
+	{groupResources, newDeleteCommand},
+	{groupOther, newExplainCommand},
+	{groupOther, newVersionCommand},
+}
+
+const rootLong = `ocicat shows and changes a cluster whose pods are routed by BGP.
+
+It finds the cluster's datastore through --etcd, else ETCD_ENDPOINTS, else
+etcdEndpoints in /etc/ocicat/ocicat.yaml, else the running lab.`
+
+// newRoot builds the whole command tree.
+func newRoot(g *globals) *cobra.Command {
+	root := &cobra.Command{
+		Use:               "ocicat",
+		Short:             "Container network with BGP: show it, change it, prove it",
+		Long:              rootLong,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Args:              cobra.ArbitraryArgs,
+		RunE:              runRoot,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return g.check() },
+	}
+	root.SetIn(g.stdin)
+	root.SetOut(g.stdout)
+	root.SetErr(g.stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fault.Hint(err, "%s --help lists the flags.", c.CommandPath())}
+	})
+	g.addFlags(root)
+	root.AddGroup(
+		&cobra.Group{ID: groupView, Title: "Look:"},
+		&cobra.Group{ID: groupResources, Title: "Change:"},
+		&cobra.Group{ID: groupLab, Title: "Try:"},
+		&cobra.Group{ID: groupOther, Title: "More:"},
+	)
+	root.SetHelpCommandGroupID(groupOther)
+	root.SetCompletionCommandGroupID(groupOther)
+	for _, c := range commands {
+		command := c.make(g)
+		command.GroupID = c.group
+		root.AddCommand(command)
+	}
+	checkUsage(root)
+	return root
+}
+
+// runRoot answers a command line without a known verb.
+func runRoot(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return root.Help()
+	}
+	return unknownCommand(root, args[0])
+}
+
+func unknownCommand(c *cobra.Command, word string) error {
+	err := fault.New(fault.Invalid, "unknown command %q for %q", word, c.CommandPath())
+	if near := c.SuggestionsFor(word); len(near) > 0 {
+		return usageError{fault.Hint(err, "Did you mean %s?", strings.Join(near, " or "))}
+	}
+	return usageError{fault.Hint(err, "%s --help lists the commands.", c.CommandPath())}
+}
+
+// checkUsage makes wrong arguments of every command usage errors, and a group
+// of commands refuse words that are none of them.
+func checkUsage(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		checkUsage(sub)
+	}
+	if c.HasSubCommands() && c.RunE == nil && c.Run == nil {
+		c.Args, c.RunE = cobra.ArbitraryArgs, runRoot
+		return
+	}
+	check := c.Args
+	if check == nil || c.RunE == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return usageError{fault.Hint(fmt.Errorf("%s: %w", c.CommandPath(), err), "Usage: %s", c.UseLine())}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package resource
+
+import (
+	"slices"
+
+	"github.com/ocicat-net/ocicat/api/meta"
+	v3 "github.com/ocicat-net/ocicat/api/v3"
+)
+
+// Validate reports what is wrong with an object on its own, selectors and
+// labels included. Its defaults are set.
+func Validate(o Object) []meta.Finding {
+	found := o.Validate()
+	if _, isNode := o.(*v3.Node); !isNode {
+		found = append(found, meta.CheckLabels("metadata.labels", o.ObjectMeta().Labels)...)
+	}
+	return found
+}
+
+// ValidateUpdate reports changes that may not be made to a stored object.
+func ValidateUpdate(o, stored Object) []meta.Finding {
+	pool, isPool := o.(*v3.IPPool)
+	before, wasPool := stored.(*v3.IPPool)
+	if isPool && wasPool {
+		return pool.ValidateUpdate(before)
+	}
+	return nil
+}
+
+// ValidateTogether reports what is wrong between objects: pools that overlap
+// each other or a node's network, nodes that share an address. Findings name
+// their object.
+func ValidateTogether(objects []Object) []meta.Finding {
+	var pools []*v3.IPPool
+	var nodes []*v3.Node
+	for _, o := range objects {
+		switch o := o.(type) {
+		case *v3.IPPool:
+			pools = append(pools, o)
+		case *v3.Node:
+			nodes = append(nodes, o)
+		}
+	}
+	return slices.Concat(v3.CheckPools(pools), v3.CheckPoolsAgainstNodes(pools, nodes), v3.CheckNodes(nodes))
+}
