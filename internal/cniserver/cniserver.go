@@ -165,8 +165,9 @@ func admit(req cniwire.Request, netns *os.File) error {
 
 // handle waits for the request's turn and calls the handler.
 func (s *Server) handle(ctx context.Context, conn *net.UnixConn, req cniwire.Request, netns *os.File) (*cniwire.AddResult, error) {
-	left := time.Duration(req.Deadline - cniwire.Now())
-	ctx, cancel := context.WithTimeoutCause(ctx, min(left, maxDeadline), errLate)
+	now := cniwire.Now()
+	deadline := min(max(req.Deadline, now), now+maxDeadline.Nanoseconds())
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(deadline-now), errLate)
 	defer cancel()
 	ctx, gone := context.WithCancelCause(ctx)
 	defer gone(nil)

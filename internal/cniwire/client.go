@@ -3,6 +3,7 @@
 package cniwire
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"runtime"
@@ -67,12 +68,15 @@ func (c Client) ask(req Request) (Answer, error) {
 	if req.Add != nil {
 		netns = req.Add.NetNS
 	}
-	if err := conn.send(frame, netns); err != nil {
-		return Answer{}, c.explain(err)
+	// A server that refuses a request may answer and close before it has read
+	// it: the answer says more than the failed send.
+	sendErr := conn.send(frame, netns)
+	if sendErr != nil && !errors.Is(sendErr, unix.EPIPE) {
+		return Answer{}, c.explain(sendErr)
 	}
 	frame, err = conn.receive()
 	if err != nil {
-		return Answer{}, c.explain(err)
+		return Answer{}, c.explain(cmp.Or(sendErr, err))
 	}
 	a, err := DecodeAnswer(frame)
 	if err == nil && a.Error != nil {
