@@ -105,7 +105,6 @@ func NewBlock(p netip.Prefix, node string, now time.Time, sequence uint64) *Bloc
 		ClaimTime:   &claimed,
 		Allocations: make([]int, n),
 		Unallocated: make([]int, n),
-		Attributes:  []Attribute{},
 		Sequence:    sequence,
 		SequenceFor: map[int]uint64{},
 	}

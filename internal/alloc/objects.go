@@ -146,6 +146,13 @@ func (c Config) Encode() ([]byte, error) {
 	}, c.extra)
 }
 
+// With is next with the fields that c was read with and this version does not
+// know.
+func (c Config) With(next Config) Config {
+	next.extra = c.extra
+	return next
+}
+
 // Validate reports settings that contradict each other, as Invalid.
 func (c Config) Validate() error {
 	switch {
