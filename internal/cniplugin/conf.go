@@ -173,7 +173,7 @@ func unmarshal(stdin []byte, v any) error {
 		if field == "" {
 			field = "the configuration itself"
 		}
-		return decodeError("configuration: %s is a JSON %s, want a %s", field, wrong.Value, kindName(wrong))
+		return decodeError("configuration: %s is a JSON %s, want %s", field, wrong.Value, kindName(wrong))
 	case errors.As(err, &syntax):
 		return decodeError("configuration: byte %d: %w", syntax.Offset, err)
 	}

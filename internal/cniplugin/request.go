@@ -57,11 +57,13 @@ func (r Runtime) request(conf conf, stdin []byte) (cniwire.AddRequest, error) {
 	if req.MAC, err = wantedMAC(add, args); err != nil {
 		return req, err
 	}
-	req.Pools, err = list(annotationPools, notes[annotationPools])
+	if req.Pools, err = list(annotationPools, notes[annotationPools]); err != nil {
+		return req, err
+	}
 	if len(req.Pools) == 0 {
 		req.Pools = add.IPAM.Pools
 	}
-	return req, err
+	return req, cniwire.Request{V: cniwire.Version, Add: &req}.Check()
 }
 
 func checkAnnotations(notes map[string]string) error {

@@ -103,13 +103,13 @@ func versionJSON(stdin []byte) []byte {
 func kindName(wrong *json.UnmarshalTypeError) string {
 	switch wrong.Type.Kind() {
 	case reflect.String:
-		return "string"
+		return "a string"
 	case reflect.Bool:
-		return "boolean"
+		return "true or false"
 	case reflect.Int:
-		return "whole number"
+		return "a whole number"
 	case reflect.Slice:
-		return "list"
+		return "a list"
 	}
-	return "object"
+	return "an object"
 }

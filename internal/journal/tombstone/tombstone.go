@@ -56,7 +56,7 @@ func Write(dir string, id cniwire.ID) error {
 	return f.Close()
 }
 
-// List returns the tombstones in dir, oldest name first. A directory that
+// List returns the tombstones in dir, sorted by name. A directory that
 // does not exist has none; files of other names are left alone.
 func List(dir string) ([]Tombstone, error) {
 	entries, err := os.ReadDir(dir)
