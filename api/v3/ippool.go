@@ -206,7 +206,7 @@ func checkPoolCIDR(cidr netip.Prefix) []meta.Finding {
 	return nil
 }
 
-func enabled(mode string) bool { return mode != "" && mode != Never }
+func enabled(mode string) bool { return mode == Always || mode == CrossSubnet }
 
 // ValidateUpdate reports changes of fields that cannot be changed. Both pools
 // have their defaults set.

@@ -166,7 +166,7 @@ func (s *NodeBGPSpec) validate() []meta.Finding {
 		return found
 	}
 	if a, err := netip.ParseAddr(s.RouteReflectorClusterID); err != nil || !a.Is4() {
-		found = append(found, meta.Finding{Path: "spec.bgp.routeReflectorClusterID", Value: s.RouteReflectorClusterID, Want: "an id like an IPv4 address, as 244.0.0.1"})
+		return append(found, meta.Finding{Path: "spec.bgp.routeReflectorClusterID", Value: s.RouteReflectorClusterID, Want: "an id like an IPv4 address, as 244.0.0.1"})
 	}
 	return append(found, unsupported("spec.bgp.routeReflectorClusterID", s.RouteReflectorClusterID, "it left out", withBGP))
 }

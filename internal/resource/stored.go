@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"reflect"
 	"strconv"
+	"strings"
 
 	v3 "github.com/ocicat-net/ocicat/api/v3"
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -72,14 +73,8 @@ func Decode(e store.Entry) (Object, error) {
 // Quarantined is the problem to report for a stored object that Decode
 // refused.
 func Quarantined(key store.Key, err error) problem.Problem {
-	return problem.New(problem.UnknownObject, key.String(), key.String(), reason(err))
-}
-
-func reason(err error) string {
-	if wrapped, ok := err.(*fault.Error); ok && wrapped.Text != "" {
-		return wrapped.Text
-	}
-	return err.Error()
+	why := strings.TrimPrefix(err.Error(), "read "+key.String()+": ")
+	return problem.New(problem.UnknownObject, key.String(), key.String(), why)
 }
 
 // keepUnknown adds to value, an object of type t, the fields of previous that

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/api/meta"
 	v3 "github.com/ocicat-net/ocicat/api/v3"
+	"github.com/ocicat-net/ocicat/internal/selector"
 )
 
 // Validate reports what is wrong with an object on its own, selectors and
@@ -15,6 +16,18 @@ func Validate(o Object) []meta.Finding {
 	found := o.Validate()
 	if _, isNode := o.(*v3.Node); !isNode {
 		found = append(found, meta.CheckLabels("metadata.labels", o.ObjectMeta().Labels)...)
+	}
+	for _, s := range o.Selectors() {
+		if s.Value == "" {
+			continue
+		}
+		if _, err := selector.Parse(s.Value); err != nil {
+			found = append(found, meta.Finding{
+				Path: s.Path, Value: s.Value,
+				Want: "a selector (" + err.Error() + ")",
+				Hint: "Selectors look like: all(), zone == 'a', has(rack) && zone in {'a', 'b'}.",
+			})
+		}
 	}
 	return found
 }
