@@ -21,6 +21,9 @@ var GatewayMAC = host.MAC{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
 // answer for it by proxy ARP.
 var Gateway = netip.AddrFrom4([4]byte{169, 254, 1, 1})
 
+// Forwarding is the setting that makes a node a router at all.
+const Forwarding = "net/ipv4/ip_forward"
+
 // Host is everything of ours that this node's kernel should hold, with what
 // stands in the way.
 func Host(s *cluster.Snapshot) (host.State, []problem.Problem) {
@@ -35,7 +38,7 @@ func Host(s *cluster.Snapshot) (host.State, []problem.Problem) {
 
 // wantNode is what a node needs to be a router for its pods at all.
 func wantNode(s *cluster.Snapshot, want host.State) {
-	want.Sysctls["net/ipv4/ip_forward"] = "1"
+	want.Sysctls[Forwarding] = "1"
 	if s.Host.DefaultRoute {
 		return
 	}

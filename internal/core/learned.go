@@ -30,6 +30,11 @@ func wantLearned(s *cluster.Snapshot, want host.State) []problem.Problem {
 	return problems
 }
 
+// LearnedRoute is the decision on one learned path, for explaining it.
+func LearnedRoute(s *cluster.Snapshot, l cluster.LearnedRoute) (host.Route, *problem.Problem) {
+	return learnedRoute(s, connected(s.Host.Devices), l)
+}
+
 // learnedRoute decides on one learned path: the kernel route, or the reason
 // there is none. The zero route without a reason means that the prefix is
 // this node's own business.
