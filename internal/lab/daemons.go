@@ -73,6 +73,7 @@ func (l *Lab) startDatastore(s *State) error {
 		path: path,
 		args: []string{
 			"--data-dir", l.dir("etcd"),
+			"--unsafe-no-fsync", // like all of the lab the data ends with the machine
 			"--listen", s.Topology.etcdURL(),
 			"--listen", "unix://" + l.EtcdSocket(),
 		},

@@ -110,18 +110,18 @@ func (l *Lab) makeNodeFiles(node string) error {
 	if err := os.MkdirAll(l.dir("nodes", node, "log"), 0o700); err != nil {
 		return fault.New(fault.Internal, "make directory of %s: %w", node, err)
 	}
-	if err := os.WriteFile(l.dir("nodes", node, "boot_id"), []byte(newBootID()), 0o444); err != nil {
+	if err := os.WriteFile(l.dir("nodes", node, "boot_id"), []byte(newUUID()+"\n"), 0o444); err != nil {
 		return fault.New(fault.Internal, "write boot id of %s: %w", node, err)
 	}
 	return nil
 }
 
-// newBootID is a random UUID as the kernel prints it.
-func newBootID() string {
+// newUUID is a random UUID of version 4 (RFC 9562), as the kernel prints boot ids.
+func newUUID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x\n", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // furnish mounts what makes the calling thread's mount namespace the node's.
