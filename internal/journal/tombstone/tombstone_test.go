@@ -3,10 +3,13 @@
 package tombstone
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -96,4 +99,63 @@ func ids(t *testing.T, dir string) []cniwire.ID {
 		found = append(found, stone.ID)
 	}
 	return found
+}
+
+func TestWatch(t *testing.T) {
+	dir := Dir(t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	changed, ended := make(chan struct{}, 100), make(chan error, 1)
+	go func() { ended <- Watch(ctx, dir, func() { changed <- struct{}{} }) }()
+	expect := func(what string) {
+		t.Helper()
+		select {
+		case <-changed:
+		case err := <-ended:
+			t.Fatalf("%s: Watch returned %v", what, err)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s was not noticed", what)
+		}
+	}
+	drain := func() {
+		for len(changed) > 0 {
+			<-changed
+		}
+	}
+	expect("the start")
+	id := cniwire.ID{ContainerID: "a", IfName: "eth0"}
+	for _, what := range []string{"the first tombstone", "its renewal"} {
+		if err := Write(dir, id); err != nil {
+			t.Fatal(err)
+		}
+		expect(what)
+		drain()
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	expect("the directory's removal")
+	for end := time.Now().Add(10 * time.Second); !isDir(dir); runtime.Gosched() { // Watch makes it again
+		if time.Now().After(end) {
+			t.Fatal("the directory was not made again")
+		}
+	}
+	drain()
+	if err := Write(dir, id); err != nil {
+		t.Fatal(err)
+	}
+	expect("a tombstone in the new directory")
+	cancel()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("Watch does not end")
+	}
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
