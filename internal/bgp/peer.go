@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bgp
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ocicat-net/ocicat/internal/bgp/message"
+	"github.com/ocicat-net/ocicat/internal/bgp/session"
+	"github.com/ocicat-net/ocicat/internal/speaker"
+)
+
+const (
+	quarantineFor = time.Minute // how long a peer is left alone whose messages made us panic
+	flawEvery     = time.Minute // at most one log line about a peer's flawed UPDATEs in this time
+)
+
+// peer drives the state machine of one peer. Its fields belong to the
+// goroutine of run, but for the last ones.
+type peer struct {
+	s   *Speaker
+	log *slog.Logger
+	cfg peerConfig
+	fsm *session.FSM
+
+	conns   map[session.ConnID]*conn
+	lastID  session.ConnID
+	frames  chan frame
+	dials   chan dialled
+	dialing *attempt // nil when no dial is under way
+	queue   []session.Event
+
+	started     bool      // the gate is open
+	quarantined time.Time // until then; zero for not
+	trouble     string    // why it is kept down, whatever it says
+	dialTrouble string    // of the last dial
+	flaps       int
+	synced      bool
+	since       time.Time // of being Established, or of not being it
+	flaws       sieve     // in what the peer sends
+	notable     bool      // something happened that the agent should look at
+
+	wanted peerConfig     // as last ordered; the Speaker's
+	linger sync.WaitGroup // readers and writers
+	orders orders
+	view   atomic.Pointer[view]
+	done   chan struct{} // closed when run has ended
+	left   chan struct{} // closed when, after that, the last words are said
+}
+
+// view is what others may know of a peer; it is made after every step.
+type view struct {
+	session  speaker.Session
+	password string
+	synced   bool
+}
+
+// attempt is a dial under way.
+type attempt struct{ cancel context.CancelFunc }
+
+// dialled is what came of an attempt.
+type dialled struct {
+	of  *attempt
+	tcp *net.TCPConn
+	err error
+}
+
+func newPeer(s *Speaker, cfg peerConfig) *peer {
+	p := &peer{
+		s:      s,
+		log:    s.log.With("peer", cfg.peer.Addr, "name", cfg.peer.Name),
+		conns:  map[session.ConnID]*conn{},
+		frames: make(chan frame, frameQueue),
+		dials:  make(chan dialled, 1),
+		since:  time.Now(),
+		flaws:  sieve{every: flawEvery},
+		orders: orders{wake: make(chan struct{}, 1)},
+		done:   make(chan struct{}),
+		left:   make(chan struct{}),
+	}
+	p.renew(cfg)
+	p.publish()
+	return p
+}
+
+// renew begins with a fresh state machine.
+func (p *peer) renew(cfg peerConfig) {
+	p.cfg = cfg
+	p.fsm = session.New(cfg.session, p.s.restarting, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
+	p.queue = nil
+	p.trouble = ""
+	if cfg.invalid != nil {
+		p.trouble = cfg.invalid.Error()
+	}
+}
+
+// run serves the peer until ctx ends or it is told farewell.
+func (p *peer) run(ctx context.Context) {
+	defer close(p.done)
+	defer p.orders.close()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	gate := p.s.gate
+	for ended := false; !ended && ctx.Err() == nil; {
+		p.rewind(timer)
+		select {
+		case <-ctx.Done():
+		case <-gate:
+			gate = nil
+			p.guard(p.open)
+		case <-p.orders.wake:
+			p.guard(func() { ended = p.obey() })
+		case f := <-p.frames:
+			p.guard(func() { p.take(f) })
+		case d := <-p.dials:
+			p.guard(func() { p.takeDialled(d) })
+		case <-timer.C:
+			p.guard(p.tick)
+		}
+		p.publish()
+	}
+	if ctx.Err() != nil {
+		p.abandon()
+	}
+}
+
+// rewind sets the timer to what is due next.
+func (p *peer) rewind(timer *time.Timer) {
+	at := p.fsm.Deadline()
+	if !p.quarantined.IsZero() {
+		at = p.quarantined
+	}
+	if at.IsZero() {
+		timer.Stop()
+		return
+	}
+	timer.Reset(time.Until(at))
+}
+
+// guard runs f; should it panic, this peer alone is put aside.
+func (p *peer) guard(f func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.quarantine(&panicked{value: v, stack: debug.Stack()})
+		}
+	}()
+	f()
+}
+
+// quarantine ends whatever there is with the peer and leaves it alone for a
+// while. It may run in any state.
+func (p *peer) quarantine(cause *panicked) {
+	p.log.Error("BGP peer quarantined", "err", cause, "stack", string(cause.stack))
+	p.abandon()
+	p.s.rib.down(p.cfg.peer.Addr, false)
+	p.renew(p.cfg)
+	p.trouble = cause.Error() + "; quarantined"
+	p.quarantined = time.Now().Add(quarantineFor)
+	p.notable = true
+}
+
+// abandon closes every connection at once and without a word.
+func (p *peer) abandon() {
+	p.cancelDial()
+	for id, c := range p.conns {
+		c.abandon()
+		delete(p.conns, id)
+	}
+}
+
+// open starts the peer once OPENs may be sent.
+func (p *peer) open() {
+	p.obey()
+	p.started = true
+	p.start()
+	p.obey()
+}
+
+// start lets the state machine work, unless something forbids it.
+func (p *peer) start() {
+	if p.s.verified.Load() {
+		p.step(session.Forwarding{})
+	}
+	if p.started && p.trouble == "" {
+		p.step(session.Start{})
+	}
+}
+
+// obey carries out what others left; it says whether this was the farewell.
+func (p *peer) obey() (ended bool) {
+	config, accepted, verified, end := p.orders.take(p.started)
+	if verified {
+		p.step(session.Forwarding{})
+	}
+	if config != nil {
+		p.configure(*config)
+	}
+	if accepted != nil {
+		p.adopt(accepted, func(id session.ConnID) session.Event { return session.Accepted{Conn: id} })
+	}
+	if end == nil {
+		return false
+	}
+	p.step(session.Stop{Notification: end.notification, Reason: end.reason})
+	p.s.rib.down(p.cfg.peer.Addr, false)
+	return true
+}
+
+// configure changes to cfg with as little harm to the session as possible. Who
+// we or the peer are cannot change within a session's promises; for the rest
+// the connection is made anew silently, so that a peer that restarts gracefully
+// keeps the routes.
+func (p *peer) configure(cfg peerConfig) {
+	old := p.cfg
+	p.cfg = cfg
+	switch {
+	case p.trouble != "" || !p.started:
+		p.quarantined = time.Time{}
+		p.renew(cfg)
+		p.start()
+	case cfg.invalid != nil:
+		p.step(session.Stop{Notification: changed(), Reason: cfg.invalid.Error()})
+		p.renew(cfg)
+	case cfg.session.LocalAS != old.session.LocalAS || cfg.session.PeerAS != old.session.PeerAS || cfg.session.RouterID != old.session.RouterID:
+		p.step(session.Reset{Config: cfg.session, Notification: changed(), Reason: "configuration changed"})
+	case cfg.session != old.session || cfg.peer.Password != old.peer.Password || cfg.peer.LocalAddr != old.peer.LocalAddr:
+		p.step(session.Reset{Config: cfg.session, Reason: "configuration changed"})
+	}
+}
+
+// changed tells the peer that one of us is somebody else now.
+func changed() *message.Notification {
+	return &message.Notification{Code: message.Cease, Subcode: message.ConfigurationChange}
+}
+
+// tick is called when something is due.
+func (p *peer) tick() {
+	if p.quarantined.IsZero() {
+		p.step(session.Tick{})
+		return
+	}
+	if time.Now().Before(p.quarantined) {
+		return
+	}
+	p.quarantined = time.Time{}
+	p.renew(p.cfg)
+	p.start()
+}
