@@ -3,23 +3,19 @@
 package v3
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/ocicat-net/ocicat/api/meta"
 )
 
-// CheckPools reports pools that overlap another one; of a pair it names the
-// later name. Pools whose CIDR does not parse are left out.
+// CheckPools reports pools that overlap another one; of a pair it is about the
+// one that stands later in the list. Pools whose CIDR does not parse are left
+// out.
 func CheckPools(pools []*IPPool) []meta.Finding {
 	var found []meta.Finding
-	sorted := slices.SortedFunc(slices.Values(pools), func(a, b *IPPool) int {
-		return cmp.Compare(a.Metadata.Name, b.Metadata.Name)
-	})
-	for i, pool := range sorted {
-		for _, other := range sorted[:i] {
+	for i, pool := range pools {
+		for _, other := range pools[:i] {
 			a, b := pool.CIDRPrefix(), other.CIDRPrefix()
 			if !a.IsValid() || !b.IsValid() || !a.Overlaps(b) {
 				continue
@@ -55,14 +51,12 @@ func CheckPoolsAgainstNodes(pools []*IPPool, nodes []*Node) []meta.Finding {
 	return found
 }
 
-// CheckNodes reports nodes that share a BGP address, naming the later name.
+// CheckNodes reports nodes that share a BGP address; of a pair it is about the
+// one that stands later in the list.
 func CheckNodes(nodes []*Node) []meta.Finding {
 	var found []meta.Finding
 	owner := map[netip.Addr]string{}
-	sorted := slices.SortedFunc(slices.Values(nodes), func(a, b *Node) int {
-		return cmp.Compare(a.Metadata.Name, b.Metadata.Name)
-	})
-	for _, node := range sorted {
+	for _, node := range nodes {
 		address := node.IPv4()
 		if !address.IsValid() {
 			continue

@@ -62,13 +62,13 @@ func TestPoolsAsCalico(t *testing.T) {
 		pool := &IPPool{Metadata: meta.Object{Name: step.Args.Name}, Spec: step.Args.Spec}
 		pool.SetDefaults()
 		found := pool.Validate()
-		all := []*IPPool{pool}
+		var all []*IPPool
 		for name, other := range stored {
 			if name != step.Args.Name {
 				all = append(all, other)
 			}
 		}
-		found = append(found, CheckPools(all)...)
+		found = append(found, CheckPools(append(all, pool))...)
 		if step.Op == "UpdateIPPool" {
 			found = append(found, pool.ValidateUpdate(stored[step.Args.Name])...)
 		}

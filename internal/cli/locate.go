@@ -3,14 +3,13 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/lab"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -60,48 +59,37 @@ func (g *globals) onlyLab() (place, error) {
 		"Choose one with --lab NAME.")}
 }
 
-// labRecord is what the command line reads of a lab's record, lab.json.
-type labRecord struct {
-	Endpoints []string `json:"endpoints"` // of etcd, from this machine
-}
-
 // labNames lists the labs of this machine, sorted; none where they cannot be
 // listed.
 func (g *globals) labNames() []string {
-	files, err := filepath.Glob(filepath.Join(g.LabDir, "*", "lab.json"))
+	names, err := lab.Names(g.LabDir)
 	if err != nil {
 		return nil
-	}
-	var names []string
-	for _, file := range files {
-		names = append(names, filepath.Base(filepath.Dir(file)))
 	}
 	return names
 }
 
 func (g *globals) labPlace(name string) (place, error) {
-	if filepath.Base(name) != name || name == "." || name == ".." {
-		return place{}, usageError{fault.New(fault.Invalid, "--lab %q: want a lab's name", name)}
-	}
-	var record labRecord
-	text, err := os.ReadFile(filepath.Join(g.LabDir, name, "lab.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		err := fault.New(fault.NotFound, "lab %s: does not exist", name)
-		if names := g.labNames(); len(names) > 0 {
-			return place{}, fault.Hint(err, "There is %s.", strings.Join(names, ", "))
-		}
-		return place{}, fault.Hint(err, "Make it: sudo ocicat lab up.")
-	}
+	state, err := g.labState(name)
 	if err != nil {
-		return place{}, fault.New(fault.Unavailable, "read lab %s: %w", name, err)
+		return place{}, err
 	}
-	if err := json.Unmarshal(text, &record); err != nil {
-		return place{}, fault.New(fault.Internal, "read record of lab %s: %w", name, err)
-	}
-	if len(record.Endpoints) == 0 {
+	if len(state.Endpoints) == 0 {
 		return place{}, fault.Hint(fault.New(fault.Unavailable, "lab %s: its datastore was not started", name), "Finish it with \"sudo ocicat lab up\".")
 	}
-	return place{endpoints: record.Endpoints, source: "lab " + name, lab: name}, nil
+	return place{endpoints: state.Endpoints, source: "lab " + name, lab: name}, nil
+}
+
+func (g *globals) labState(name string) (*lab.State, error) {
+	l, err := lab.New(lab.Config{Name: name, Root: g.LabDir})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	state, err := l.State()
+	if names := g.labNames(); fault.Is(err, fault.NotFound) && len(names) > 0 {
+		return nil, fault.Hint(fault.New(fault.NotFound, "lab %s: does not exist", name), "There is %s.", strings.Join(names, ", "))
+	}
+	return state, err
 }
 
 // readConfigFile reads where the datastore is; a missing file says nothing.

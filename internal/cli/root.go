@@ -4,26 +4,27 @@ package cli
 
 import (
 	"fmt"
-	"strings"
 
+	"github.com/ocicat-net/ocicat/api/meta"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/spf13/cobra"
 )
 
-// The groups of commands in the help text.
+// The groups of commands, as the help text names them.
 const (
-	groupView      = "view"
-	groupResources = "resources"
-	groupLab       = "lab"
-	groupOther     = "other"
+	groupView      = "Look"
+	groupResources = "Change"
+	groupLab       = "Try"
+	groupOther     = "More"
 )
 
-// commands is the table of verbs, by group; each stands in a file of its name.
+// commands is the table of verbs in the order of the help text, which lists a
+// group where its first verb stands; each verb has a file of its name.
 var commands = []struct {
 	group string
 	make  func(*globals) *cobra.Command
 }{
-	{groupResources, newGetCommand},
+	{groupView, newGetCommand},
 	{groupResources, newApplyCommand},
 	{groupResources, newDeleteCommand},
 	{groupOther, newExplainCommand},
@@ -54,17 +55,14 @@ func newRoot(g *globals) *cobra.Command {
 		return usageError{fault.Hint(err, "%s --help lists the flags.", c.CommandPath())}
 	})
 	g.addFlags(root)
-	root.AddGroup(
-		&cobra.Group{ID: groupView, Title: "Look:"},
-		&cobra.Group{ID: groupResources, Title: "Change:"},
-		&cobra.Group{ID: groupLab, Title: "Try:"},
-		&cobra.Group{ID: groupOther, Title: "More:"},
-	)
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	for _, c := range commands {
 		command := c.make(g)
 		command.GroupID = c.group
+		if !root.ContainsGroup(c.group) {
+			root.AddGroup(&cobra.Group{ID: c.group, Title: c.group + ":"})
+		}
 		root.AddCommand(command)
 	}
 	checkUsage(root)
@@ -81,8 +79,12 @@ func runRoot(root *cobra.Command, args []string) error {
 
 func unknownCommand(c *cobra.Command, word string) error {
 	err := fault.New(fault.Invalid, "unknown command %q for %q", word, c.CommandPath())
-	if near := c.SuggestionsFor(word); len(near) > 0 {
-		return usageError{fault.Hint(err, "Did you mean %s?", strings.Join(near, " or "))}
+	var words []string
+	for _, sub := range c.Commands() {
+		words = append(words, sub.Name())
+	}
+	if near := meta.DidYouMean(word, words); near != "" {
+		return usageError{fault.Hint(err, "%s", near)}
 	}
 	return usageError{fault.Hint(err, "%s --help lists the commands.", c.CommandPath())}
 }

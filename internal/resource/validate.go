@@ -3,7 +3,9 @@
 package resource
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/ocicat-net/ocicat/api/meta"
 	v3 "github.com/ocicat-net/ocicat/api/v3"
@@ -24,7 +26,7 @@ func Validate(o Object) []meta.Finding {
 		if _, err := selector.Parse(s.Value); err != nil {
 			found = append(found, meta.Finding{
 				Path: s.Path, Value: s.Value,
-				Want: "a selector (" + err.Error() + ")",
+				Want: "a selector (" + strings.TrimPrefix(err.Error(), fmt.Sprintf("selector %q: ", s.Value)) + ")",
 				Hint: "Selectors look like: all(), zone == 'a', has(rack) && zone in {'a', 'b'}.",
 			})
 		}
@@ -44,7 +46,7 @@ func ValidateUpdate(o, stored Object) []meta.Finding {
 
 // ValidateTogether reports what is wrong between objects: pools that overlap
 // each other or a node's network, nodes that share an address. Findings name
-// their object.
+// their object; of a pair, the one that stands later in the list.
 func ValidateTogether(objects []Object) []meta.Finding {
 	var pools []*v3.IPPool
 	var nodes []*v3.Node
