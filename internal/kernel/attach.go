@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/core"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/host"
+)
+
+// vethInfoPeer is VETH_INFO_PEER of linux/veth.h: the other end of a pair.
+const vethInfoPeer = 1
+
+// Attachment is one endpoint to attach.
+type Attachment struct {
+	Endpoint    cluster.Endpoint   // its MAC must not be zero: see RandomMAC
+	Want        core.EndpointState // the host's side, of core.WantEndpoint
+	PodNetNS    *os.File           // the pod's network namespace; stays the caller's
+	PermGateway bool               // the pod needs no ARP for its gateway
+}
+
+// RandomMAC is a random locally administered unicast address (IEEE 802).
+func RandomMAC() host.MAC {
+	var m host.MAC
+	_, _ = rand.Read(m[:]) // never fails (crypto/rand, Go 1.24)
+	m[0] = m[0]&^0x01 | 0x02
+	return m
+}
+
+// Attach connects a pod: a veth pair with one end in the pod's namespace, the
+// host end's settings, route and neighbour, and the pod's address, routes and
+// neighbour. It takes three sends: make the pair, dress the host end, dress
+// the pod end, which comes up last, so that no packet meets a half-made path.
+//
+// Attaching an endpoint again verifies and completes what stands. A link of
+// that name that is not this endpoint's, an interface of that name in the pod,
+// or another route to the address is a Conflict, and nothing was changed. On
+// any other failure a pair made by this call is destroyed again.
+func (h *Handle) Attach(ctx context.Context, a Attachment) error {
+	pod, err := OpenAt(a.PodNetNS)
+	if err != nil {
+		return err
+	}
+	defer pod.Close()
+	index, made, err := h.pair(ctx, pod, a)
+	if err != nil {
+		return err
+	}
+	err = h.dress(ctx, pod, a, index)
+	if err != nil && made {
+		return errors.Join(err, h.destroy(index.host, a.Want.Link.Name))
+	}
+	return err
+}
+
+// ends are the indexes of a veth pair, each in its own namespace.
+type ends struct{ host, pod int }
+
+// dress gives both ends of the pair everything but their existence.
+func (h *Handle) dress(ctx context.Context, pod *Handle, a Attachment, index ends) error {
+	if err := h.dressHost(ctx, a.Want, index.host); err != nil {
+		return err
+	}
+	return dressPod(ctx, pod, a, index.pod)
+}
+
+// pair makes the veth pair, or finds it made, and says which.
+func (h *Handle) pair(ctx context.Context, pod *Handle, a Attachment) (index ends, made bool, err error) {
+	index, err = h.createPair(ctx, a)
+	if err == nil {
+		return index, true, nil
+	}
+	if !isErrno(err, unix.EEXIST) {
+		return ends{}, false, err
+	}
+	if index, err = h.verifyPair(ctx, pod, a); !errors.Is(err, errDetached) {
+		return index, false, err
+	}
+	// The pod still has the end of a pair that is about to be destroyed.
+	if err := h.DestroyDetached(ctx); err != nil {
+		return ends{}, false, err
+	}
+	index, err = h.createPair(ctx, a)
+	return index, err == nil, err
+}
+
+// createPair makes the pair, both ends down, and learns the indexes the
+// kernel gave it in the same send. An error that is EEXIST means that either
+// name is taken.
+func (h *Handle) createPair(ctx context.Context, a Attachment) (ends, error) {
+	var b batch
+	want := a.Want.Link
+	b.add(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "create link "+want.Name, ifinfo(0, 0, 0))
+	b.str(unix.IFLA_IFNAME, want.Name)
+	b.mac(unix.IFLA_ADDRESS, want.MAC)
+	b.u32(unix.IFLA_MTU, uint32(want.MTU))
+	b.nest(unix.IFLA_LINKINFO, func() {
+		b.str(unix.IFLA_INFO_KIND, want.Kind)
+		b.nest(unix.IFLA_INFO_DATA, func() {
+			b.nest(vethInfoPeer, func() {
+				b.raw(ifinfo(0, 0, 0))
+				b.str(unix.IFLA_IFNAME, a.Endpoint.ID.IfName)
+				b.mac(unix.IFLA_ADDRESS, a.Endpoint.MAC)
+				b.u32(unix.IFLA_MTU, uint32(a.Endpoint.MTU))
+				b.u32(unix.IFLA_NET_NS_FD, uint32(a.PodNetNS.Fd()))
+			})
+		})
+	})
+	b.getLink(want.Name)
+	var seen link
+	var errs []error
+	err := h.withSocket(func(s *socket) (err error) {
+		errs, err = s.send(ctx, &b, func(r reply) { seen, _ = parseLink(r.payload) })
+		return err
+	})
+	if err != nil {
+		return ends{}, err
+	}
+	if errs[0] != nil {
+		return ends{}, errs[0]
+	}
+	return ends{host: seen.Index, pod: seen.Peer}, errs[1]
+}
+
+// dressHost brings the host end up with all that must hold before: identity,
+// settings; and behind it the pod's route and neighbour.
+func (h *Handle) dressHost(ctx context.Context, want core.EndpointState, index int) error {
+	dev := want.Link.Name
+	settings := make([]sysctl, len(want.Sysctls))
+	for i, s := range want.Sysctls {
+		settings[i] = sysctl{s.Path, s.Value}
+	}
+	var b batch
+	b.add(unix.RTM_SETLINK, 0, "set link "+dev, ifinfo(index, 0, 0))
+	b.describe(want.Link)
+	left := b.deviceSysctls(dev, index, settings)
+	if err := h.setSysctls(left); err != nil {
+		return err
+	}
+	b.add(unix.RTM_SETLINK, 0, "set link "+dev+" up", ifinfo(index, unix.IFF_UP, unix.IFF_UP))
+	key := RouteKey(want.Route.Key())
+	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set "+key, want.Route, index)
+	b.neigh("set "+NeighKey(want.Neigh.Key()), want.Neigh, index)
+	err := errors.Join(h.send(ctx, &b)...)
+	if isErrno(err, unix.EEXIST) {
+		return h.verifyRoute(ctx, want.Route)
+	}
+	return err
+}
+
+// verifyRoute accepts the endpoint's own route and names what holds its place
+// otherwise.
+func (h *Handle) verifyRoute(ctx context.Context, want host.Route) error {
+	routes, err := h.Routes(ctx, Filter{})
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if r.Key() != want.Key() {
+			continue
+		}
+		if SameRoute(want, r) {
+			return nil
+		}
+		err := fault.New(fault.Conflict, "set %s: %q has its place", RouteKey(want.Key()), r)
+		return fault.Hint(err, "Another interface has the pod's address: find what made that route, and delete it.")
+	}
+	return fault.New(fault.Unavailable, "set %s: it came and went", RouteKey(want.Key()))
+}
+
+// dressPod gives the pod its address, its two routes and, if asked for, the
+// gateway's permanent neighbour. Routes need the link up; nothing in the pod
+// uses it before.
+func dressPod(ctx context.Context, pod *Handle, a Attachment, index int) error {
+	dev, gateway := a.Endpoint.ID.IfName, netip.PrefixFrom(core.Gateway, 32)
+	var b batch
+	b.add(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add address "+a.Endpoint.Addr.String()+" to the pod's "+dev, ifaddr(index, a.Endpoint.Addr.BitLen(), host.ScopeGlobal))
+	b.bytes(unix.IFA_LOCAL, a.Endpoint.Addr.AsSlice())
+	b.bytes(unix.IFA_ADDRESS, a.Endpoint.Addr.AsSlice())
+	b.add(unix.RTM_SETLINK, 0, "set the pod's "+dev+" up", ifinfo(index, unix.IFF_UP, unix.IFF_UP))
+	if a.PermGateway {
+		b.neigh("set the pod's neighbour "+core.Gateway.String(), host.Neigh{Dev: dev, IP: core.Gateway, MAC: a.Want.Link.MAC}, index)
+	}
+	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set the pod's route "+core.Gateway.String(),
+		host.Route{Dst: gateway, Dev: dev, Proto: host.ProtoBoot, Scope: host.ScopeLink}, index)
+	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set the pod's default route",
+		host.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: core.Gateway, Dev: dev, Proto: host.ProtoBoot}, index)
+	var errs []error
+	for _, err := range pod.send(ctx, &b) {
+		if !isErrno(err, unix.EEXIST) { // there already: this Attach repeats another
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// destroy takes the pair away whose host end has the given index. It is the
+// undoing of a failure and must not fail because its deadline passed.
+func (h *Handle) destroy(index int, name string) error {
+	var b batch
+	b.add(unix.RTM_DELLINK, 0, "destroy link "+name, ifinfo(index, 0, 0))
+	err := h.send(context.Background(), &b)[0]
+	if isErrno(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}

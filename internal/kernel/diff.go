@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/reconcile"
+)
+
+// Changes are what makes a namespace hold what is wanted.
+type Changes struct {
+	Links      []host.Link // to correct; they exist
+	Sysctls    []Setting
+	SetRoutes  []host.Route
+	SetNeighs  []host.Neigh
+	DelRoutes  []host.Route
+	Conflicts  []Conflict // foreign routes in a wanted one's place: left alone
+	LinksGone  []string   // wanted links that do not exist: they cannot be made from outside the pod
+	LinksAlien []string   // wanted links whose name another's link has
+}
+
+// Setting is one value below /proc/sys.
+type Setting struct{ Path, Value string }
+
+// Conflict is a route of somebody else's where one of ours should be.
+type Conflict struct{ Want, Seen host.Route }
+
+// Len is how many writes the changes are.
+func (c Changes) Len() int {
+	return len(c.Links) + len(c.Sysctls) + len(c.SetRoutes) + len(c.SetNeighs) + len(c.DelRoutes)
+}
+
+// Judge says what Diff may touch.
+type Judge struct {
+	Ours      func(host.Route) bool // a seen route is ours
+	Deletable func(host.Route) bool // an own route that is not wanted may go
+	Skip      func(dev string) bool // somebody is working on this device right now
+}
+
+// Diff compares what is wanted with what was seen. What already is right is
+// not written again; what is not ours is never touched.
+func Diff(want, seen host.State, j Judge) Changes {
+	var ch Changes
+	absent := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(want.Links)) {
+		present, ok := seen.Links[name]
+		switch w := want.Links[name]; {
+		case j.Skip(name):
+			absent[name] = true
+		case !ok:
+			ch.LinksGone, absent[name] = append(ch.LinksGone, name), true
+		case present.Alias != w.Alias:
+			ch.LinksAlien, absent[name] = append(ch.LinksAlien, name), true
+		case present.Up != w.Up || present.MTU != w.MTU || present.MAC != w.MAC:
+			ch.Links = append(ch.Links, w)
+		}
+	}
+	ch.routes(want, seen, j, absent)
+	neighs, _ := reconcile.Diff(want.Neighs, seen.Neighs, func(w, s host.Neigh) bool { return w == s })
+	for _, n := range neighs {
+		if !absent[n.Dev] {
+			ch.SetNeighs = append(ch.SetNeighs, n)
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(want.Sysctls)) {
+		value, known := seen.Sysctls[path]
+		onAbsent := slices.ContainsFunc(slices.Collect(maps.Keys(absent)), func(dev string) bool { return isDeviceSetting(path, dev) })
+		if known && value != want.Sysctls[path] && !onAbsent {
+			ch.Sysctls = append(ch.Sysctls, Setting{path, want.Sysctls[path]})
+		}
+	}
+	return ch.sorted()
+}
+
+func (c *Changes) routes(want, seen host.State, j Judge, absent map[string]bool) {
+	set, _ := reconcile.Diff(want.Routes, seen.Routes, SameRoute)
+	for _, r := range set {
+		present, taken := seen.Routes[r.Key()]
+		switch {
+		case absent[r.Dev]:
+		case taken && !j.Ours(present):
+			c.Conflicts = append(c.Conflicts, Conflict{r, present})
+		default:
+			c.SetRoutes = append(c.SetRoutes, r)
+		}
+	}
+	for key, r := range seen.Routes {
+		if _, wanted := want.Routes[key]; !wanted && j.Ours(r) && j.Deletable(r) && !j.Skip(r.Dev) {
+			c.DelRoutes = append(c.DelRoutes, r)
+		}
+	}
+}
+
+// sorted makes the order of writes, logs and tests the same every time.
+func (c Changes) sorted() Changes {
+	byKey := func(a, b host.Route) int {
+		return cmp.Or(a.Dst.Addr().Compare(b.Dst.Addr()), cmp.Compare(a.Dst.Bits(), b.Dst.Bits()), cmp.Compare(a.Metric, b.Metric))
+	}
+	slices.SortFunc(c.SetRoutes, byKey)
+	slices.SortFunc(c.DelRoutes, byKey)
+	slices.SortFunc(c.SetNeighs, func(a, b host.Neigh) int { return a.IP.Compare(b.IP) })
+	slices.SortFunc(c.Conflicts, func(a, b Conflict) int { return byKey(a.Want, b.Want) })
+	return c
+}
+
+// SameRoute reports whether the kernel's route is what is wanted in all that
+// we write.
+func SameRoute(want, seen host.Route) bool {
+	return want.Type == seen.Type && want.Via == seen.Via && want.Proto == seen.Proto && want.Scope == seen.Scope &&
+		want.Src == seen.Src && want.OnLink == seen.OnLink && seen.Hops <= 1 && (want.Dev == seen.Dev || want.Type != host.Unicast)
+}
+
+// String lists the changes in the manner of iproute2, one a line.
+func (c Changes) String() string {
+	var b strings.Builder
+	for _, l := range c.Links {
+		fmt.Fprintf(&b, "link set %s\n", l)
+	}
+	for _, s := range c.Sysctls {
+		fmt.Fprintf(&b, "sysctl %s=%s\n", s.Path, s.Value)
+	}
+	for _, r := range c.SetRoutes {
+		fmt.Fprintf(&b, "route replace %s\n", r)
+	}
+	for _, n := range c.SetNeighs {
+		fmt.Fprintf(&b, "neigh replace %s\n", n)
+	}
+	for _, r := range c.DelRoutes {
+		fmt.Fprintf(&b, "route del %s\n", r)
+	}
+	return b.String()
+}
+
+// Apply writes changes: links first, settings, what is added, then what goes.
+// It does all it can; each failure is a reconcile.KeyError in the result.
+func (h *Handle) Apply(ctx context.Context, ch Changes) error {
+	if ch.Len() == 0 {
+		return nil
+	}
+	errs := []error{h.applyLinks(ctx, ch.Links)}
+	settings := make([]sysctl, len(ch.Sysctls))
+	for i, s := range ch.Sysctls {
+		settings[i] = sysctl{s.Path, s.Value}
+	}
+	errs = append(errs, h.setSysctls(settings))
+	errs = append(errs, h.ApplyRoutes(ctx, ch.SetRoutes, ch.DelRoutes))
+	errs = append(errs, h.applyNeighs(ctx, ch.SetNeighs))
+	return errors.Join(errs...)
+}
+
+func (h *Handle) applyLinks(ctx context.Context, links []host.Link) error {
+	devices := map[string]bool{}
+	for _, l := range links {
+		devices[l.Name] = true
+	}
+	index, err := h.resolve(ctx, devices)
+	if err != nil {
+		return err
+	}
+	var b batch
+	for _, l := range links {
+		if index[l.Name] != 0 {
+			b.setLink(index[l.Name], l)
+		}
+	}
+	return errors.Join(h.send(ctx, &b)...)
+}
+
+func (h *Handle) applyNeighs(ctx context.Context, neighs []host.Neigh) error {
+	devices := map[string]bool{}
+	for _, n := range neighs {
+		devices[n.Dev] = true
+	}
+	index, err := h.resolve(ctx, devices)
+	if err != nil {
+		return err
+	}
+	var b batch
+	var keys []string
+	for _, n := range neighs {
+		if index[n.Dev] != 0 {
+			keys = append(keys, NeighKey(n.Key()))
+			b.neigh("set "+NeighKey(n.Key()), n, index[n.Dev])
+		}
+	}
+	var errs []error
+	for i, err := range h.send(ctx, &b) {
+		errs = append(errs, keyed(keys[i], err))
+	}
+	return errors.Join(errs...)
+}

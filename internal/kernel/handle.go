@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kernel is the edge to the kernel's network: it observes, changes and
+// watches links, addresses, routes, neighbours, per-device settings and
+// connections of one network namespace, by netlink and /proc/sys. It decides
+// nothing: what should be is a host.State or a core.EndpointState of its
+// callers, and what is not asked for is not touched.
+package kernel
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxIdle is how many idle sockets a Handle keeps for its next callers.
+const maxIdle = 8
+
+// Handle reaches one network namespace. Its methods may be called from any
+// goroutine, whatever namespace its thread is in.
+type Handle struct {
+	netns *os.File
+
+	mu   sync.Mutex
+	idle []*socket
+}
+
+// Open returns a Handle of the calling thread's network namespace.
+func Open() (*Handle, error) {
+	f, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, wrap("open network namespace", err)
+	}
+	return &Handle{netns: f}, nil
+}
+
+// OpenAt returns a Handle of the network namespace netns, of which it keeps
+// its own file.
+func OpenAt(netns *os.File) (*Handle, error) {
+	fd, err := unix.FcntlInt(netns.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, wrap("open network namespace", err)
+	}
+	return &Handle{netns: os.NewFile(uintptr(fd), netns.Name())}, nil
+}
+
+// Close gives up the namespace. No other method may run or be called after.
+func (h *Handle) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.idle {
+		s.close()
+	}
+	h.idle = nil
+	return h.netns.Close()
+}
+
+// enter runs f in the Handle's namespace.
+func (h *Handle) enter(f func() error) error { return inNamespace(int(h.netns.Fd()), f) }
+
+// inNamespace runs f on a thread in the network namespace fd. A thread that
+// cannot be brought home ends with its goroutine.
+func inNamespace(fd int, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- wrap("open network namespace", err)
+			return
+		}
+		defer home.Close()
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+			runtime.UnlockOSThread()
+			done <- wrap("enter network namespace", err)
+			return
+		}
+		err = f()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// withSocket lends f a netlink socket of the namespace. f returns an error
+// only if the socket is of no more use.
+func (h *Handle) withSocket(f func(*socket) error) error {
+	s, err := h.takeSocket()
+	if err != nil {
+		return err
+	}
+	if err := f(s); err != nil {
+		s.close()
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.idle) == maxIdle {
+		s.close()
+		return nil
+	}
+	h.idle = append(h.idle, s)
+	return nil
+}
+
+func (h *Handle) takeSocket() (*socket, error) {
+	h.mu.Lock()
+	if n := len(h.idle); n > 0 {
+		s := h.idle[n-1]
+		h.idle = h.idle[:n-1]
+		h.mu.Unlock()
+		return s, nil
+	}
+	h.mu.Unlock()
+	return openIn(int(h.netns.Fd()), unix.NETLINK_ROUTE)
+}
+
+// openIn opens a netlink socket in the network namespace netns.
+func openIn(netns, protocol int) (*socket, error) {
+	var s *socket
+	err := inNamespace(netns, func() (err error) {
+		s, err = openSocket(protocol)
+		return err
+	})
+	return s, err
+}
+
+// send makes the kernel do the messages of b and returns one error per
+// message.
+func (h *Handle) send(ctx context.Context, b *batch) []error {
+	var errs []error
+	if err := h.withSocket(func(s *socket) (err error) {
+		errs, err = s.send(ctx, b, nil)
+		return err
+	}); err != nil && errs == nil {
+		errs = make([]error, len(b.msgs))
+		fillErrors(errs, err)
+	}
+	return errs
+}
+
+// dump asks for everything the message of b describes; see socket.dump.
+func (h *Handle) dump(ctx context.Context, b *batch, begin func(), each func(reply)) error {
+	return h.withSocket(func(s *socket) error { return s.dump(ctx, b, begin, each) })
+}
