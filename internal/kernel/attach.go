@@ -38,8 +38,10 @@ func RandomMAC() host.MAC {
 
 // Attach connects a pod: a veth pair with one end in the pod's namespace, the
 // host end's settings, route and neighbour, and the pod's address, routes and
-// neighbour. It takes three sends: make the pair, dress the host end, dress
-// the pod end, which comes up last, so that no packet meets a half-made path.
+// neighbour. It takes four sends: make the pair, dress the host end, dress the
+// pod end, lead traffic to it. Settings stand before a link is up, and routes
+// are made when both ends are: one made earlier reads "linkdown" for up to a
+// second (seen on 6.18).
 //
 // Attaching an endpoint again verifies and completes what stands. A link of
 // that name that is not this endpoint's, an interface of that name in the pod,
@@ -51,46 +53,53 @@ func (h *Handle) Attach(ctx context.Context, a Attachment) error {
 		return err
 	}
 	defer pod.Close()
-	index, made, err := h.pair(ctx, pod, a)
+	pair, made, err := h.pair(ctx, pod, a)
 	if err != nil {
 		return err
 	}
-	err = h.dress(ctx, pod, a, index)
+	err = h.dress(ctx, pod, a, pair)
 	if err != nil && made {
-		return errors.Join(err, h.destroy(index.host, a.Want.Link.Name))
+		return errors.Join(err, h.destroy(pair.host))
 	}
 	return err
 }
 
-// ends are the indexes of a veth pair, each in its own namespace.
-type ends struct{ host, pod int }
+// ends are the two of a veth pair: the host's as it was found or made, and the
+// pod's index in its namespace.
+type ends struct {
+	host host.Link
+	pod  int
+}
 
 // dress gives both ends of the pair everything but their existence.
-func (h *Handle) dress(ctx context.Context, pod *Handle, a Attachment, index ends) error {
-	if err := h.dressHost(ctx, a.Want, index.host); err != nil {
+func (h *Handle) dress(ctx context.Context, pod *Handle, a Attachment, pair ends) error {
+	if err := h.dressHost(ctx, a.Want, pair.host); err != nil {
 		return err
 	}
-	return dressPod(ctx, pod, a, index.pod)
+	if err := dressPod(ctx, pod, a, pair.pod); err != nil {
+		return err
+	}
+	return h.lead(ctx, a.Want.Route, pair.host.Index)
 }
 
 // pair makes the veth pair, or finds it made, and says which.
-func (h *Handle) pair(ctx context.Context, pod *Handle, a Attachment) (index ends, made bool, err error) {
-	index, err = h.createPair(ctx, a)
+func (h *Handle) pair(ctx context.Context, pod *Handle, a Attachment) (found ends, made bool, err error) {
+	found, err = h.createPair(ctx, a)
 	if err == nil {
-		return index, true, nil
+		return found, true, nil
 	}
 	if !isErrno(err, unix.EEXIST) {
 		return ends{}, false, err
 	}
-	if index, err = h.verifyPair(ctx, pod, a); !errors.Is(err, errDetached) {
-		return index, false, err
+	if found, err = h.verifyPair(ctx, pod, a); !errors.Is(err, errDetached) {
+		return found, false, err
 	}
 	// The pod still has the end of a pair that is about to be destroyed.
 	if err := h.DestroyDetached(ctx); err != nil {
 		return ends{}, false, err
 	}
-	index, err = h.createPair(ctx, a)
-	return index, err == nil, err
+	found, err = h.createPair(ctx, a)
+	return found, err == nil, err
 }
 
 // createPair makes the pair, both ends down, and learns the indexes the
@@ -128,31 +137,36 @@ func (h *Handle) createPair(ctx context.Context, a Attachment) (ends, error) {
 	if errs[0] != nil {
 		return ends{}, errs[0]
 	}
-	return ends{host: seen.Index, pod: seen.Peer}, errs[1]
+	return ends{host: seen.Link, pod: seen.Peer}, errs[1]
 }
 
-// dressHost brings the host end up with all that must hold before: identity,
-// settings; and behind it the pod's route and neighbour.
-func (h *Handle) dressHost(ctx context.Context, want core.EndpointState, index int) error {
-	dev := want.Link.Name
+// dressHost brings the host end up with all that must hold before, identity
+// and settings, and the pod's neighbour.
+func (h *Handle) dressHost(ctx context.Context, want core.EndpointState, seen host.Link) error {
+	dev, index := seen.Name, seen.Index
 	settings := make([]sysctl, len(want.Sysctls))
 	for i, s := range want.Sysctls {
 		settings[i] = sysctl{s.Path, s.Value}
 	}
 	var b batch
 	b.add(unix.RTM_SETLINK, 0, "set link "+dev, ifinfo(index, 0, 0))
-	b.describe(want.Link)
+	b.describe(want.Link, seen)
 	left := b.deviceSysctls(dev, index, settings)
 	if err := h.setSysctls(left); err != nil {
 		return err
 	}
 	b.add(unix.RTM_SETLINK, 0, "set link "+dev+" up", ifinfo(index, unix.IFF_UP, unix.IFF_UP))
-	key := RouteKey(want.Route.Key())
-	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set "+key, want.Route, index)
 	b.neigh("set "+NeighKey(want.Neigh.Key()), want.Neigh, index)
-	err := errors.Join(h.send(ctx, &b)...)
+	return errors.Join(h.send(ctx, &b)...)
+}
+
+// lead makes the host's route to the pod.
+func (h *Handle) lead(ctx context.Context, want host.Route, index int) error {
+	var b batch
+	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set "+RouteKey(want.Key()), want, index)
+	err := h.send(ctx, &b)[0]
 	if isErrno(err, unix.EEXIST) {
-		return h.verifyRoute(ctx, want.Route)
+		return h.verifyRoute(ctx, want)
 	}
 	return err
 }
@@ -203,11 +217,11 @@ func dressPod(ctx context.Context, pod *Handle, a Attachment, index int) error {
 	return errors.Join(errs...)
 }
 
-// destroy takes the pair away whose host end has the given index. It is the
-// undoing of a failure and must not fail because its deadline passed.
-func (h *Handle) destroy(index int, name string) error {
+// destroy takes a pair away by its host end. It is the undoing of a failure
+// and must not fail because a deadline passed.
+func (h *Handle) destroy(hostEnd host.Link) error {
 	var b batch
-	b.add(unix.RTM_DELLINK, 0, "destroy link "+name, ifinfo(index, 0, 0))
+	b.add(unix.RTM_DELLINK, 0, "destroy link "+hostEnd.Name, ifinfo(hostEnd.Index, 0, 0))
 	err := h.send(context.Background(), &b)[0]
 	if isErrno(err, unix.ENODEV) {
 		return nil

@@ -161,17 +161,19 @@ func (h *Handle) applyLinks(ctx context.Context, links []host.Link) error {
 	for _, l := range links {
 		devices[l.Name] = true
 	}
-	index, err := h.resolve(ctx, devices)
+	present, err := h.resolve(ctx, devices)
 	if err != nil {
 		return err
 	}
 	var b batch
+	var keys []string
 	for _, l := range links {
-		if index[l.Name] != 0 {
-			b.setLink(index[l.Name], l)
+		if seen, ok := present[l.Name]; ok {
+			keys = append(keys, LinkKey(l.Name))
+			b.setLink(l, seen.Link)
 		}
 	}
-	return errors.Join(h.send(ctx, &b)...)
+	return errors.Join(h.sendKeyed(ctx, &b, keys)...)
 }
 
 func (h *Handle) applyNeighs(ctx context.Context, neighs []host.Neigh) error {
@@ -179,21 +181,17 @@ func (h *Handle) applyNeighs(ctx context.Context, neighs []host.Neigh) error {
 	for _, n := range neighs {
 		devices[n.Dev] = true
 	}
-	index, err := h.resolve(ctx, devices)
+	present, err := h.resolve(ctx, devices)
 	if err != nil {
 		return err
 	}
 	var b batch
 	var keys []string
 	for _, n := range neighs {
-		if index[n.Dev] != 0 {
+		if l, ok := present[n.Dev]; ok {
 			keys = append(keys, NeighKey(n.Key()))
-			b.neigh("set "+NeighKey(n.Key()), n, index[n.Dev])
+			b.neigh("set "+NeighKey(n.Key()), n, l.Index)
 		}
 	}
-	var errs []error
-	for i, err := range h.send(ctx, &b) {
-		errs = append(errs, keyed(keys[i], err))
-	}
-	return errors.Join(errs...)
+	return errors.Join(h.sendKeyed(ctx, &b, keys)...)
 }

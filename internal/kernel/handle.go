@@ -145,6 +145,15 @@ func (h *Handle) send(ctx context.Context, b *batch) []error {
 	return errs
 }
 
+// sendKeyed is send with the error of each message under its key.
+func (h *Handle) sendKeyed(ctx context.Context, b *batch, keys []string) []error {
+	errs := h.send(ctx, b)
+	for i, err := range errs {
+		errs[i] = keyed(keys[i], err)
+	}
+	return errs
+}
+
 // dump asks for everything the message of b describes; see socket.dump.
 func (h *Handle) dump(ctx context.Context, b *batch, begin func(), each func(reply)) error {
 	return h.withSocket(func(s *socket) error { return s.dump(ctx, b, begin, each) })

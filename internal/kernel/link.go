@@ -178,9 +178,9 @@ func names(all map[int]link) map[int]string {
 	return n
 }
 
-// resolve returns the index of each of the named devices that exists.
-func (h *Handle) resolve(ctx context.Context, devices map[string]bool) (map[string]int, error) {
-	found := make(map[string]int, len(devices))
+// resolve returns those of the named devices that exist.
+func (h *Handle) resolve(ctx context.Context, devices map[string]bool) (map[string]link, error) {
+	found := make(map[string]link, len(devices))
 	var b batch
 	for name := range devices {
 		b.getLink(name)
@@ -191,7 +191,7 @@ func (h *Handle) resolve(ctx context.Context, devices map[string]bool) (map[stri
 	err := h.withSocket(func(s *socket) error {
 		_, err := s.send(ctx, &b, func(r reply) {
 			if l, ok := parseLink(r.payload); ok {
-				found[l.Name] = l.Index
+				found[l.Name] = l.own()
 			}
 		})
 		return err
@@ -202,25 +202,31 @@ func (h *Handle) resolve(ctx context.Context, devices map[string]bool) (map[stri
 	return found, err
 }
 
-// describe adds MAC, MTU and alias of want, those of them that are not zero,
-// to the current message about a link.
-func (b *batch) describe(want host.Link) {
-	b.mac(unix.IFLA_ADDRESS, want.MAC)
-	if want.MTU != 0 {
+// describe adds MAC, MTU and alias of want to the current message about a
+// link, those of them that are not zero and not so already: to write a MAC
+// drops the device's neighbour entries, even if it is the same.
+func (b *batch) describe(want, seen host.Link) {
+	if want.MAC != seen.MAC {
+		b.mac(unix.IFLA_ADDRESS, want.MAC)
+	}
+	if want.MTU != 0 && want.MTU != seen.MTU {
 		b.u32(unix.IFLA_MTU, uint32(want.MTU))
 	}
-	if want.Alias != "" {
+	if want.Alias != "" && want.Alias != seen.Alias {
 		b.bytes(unix.IFLA_IFALIAS, []byte(want.Alias))
 	}
 }
 
-// setLink adds a message that changes the existing device index to up, MTU,
-// MAC and alias of want, those of them that are not zero.
-func (b *batch) setLink(index int, want host.Link) {
+// setLink adds a message that makes an existing link up or down as want is,
+// with its MAC, MTU and alias.
+func (b *batch) setLink(want, seen host.Link) {
 	var flags uint32
 	if want.Up {
 		flags = unix.IFF_UP
 	}
-	b.add(unix.RTM_SETLINK, 0, "set link "+want.Name, ifinfo(index, flags, unix.IFF_UP))
-	b.describe(want)
+	b.add(unix.RTM_SETLINK, 0, "set "+LinkKey(want.Name), ifinfo(seen.Index, flags, unix.IFF_UP))
+	b.describe(want, seen)
 }
+
+// LinkKey is the key of a link in errors and status: "link cali1".
+func LinkKey(name string) string { return "link " + name }

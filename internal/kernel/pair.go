@@ -48,7 +48,7 @@ func (h *Handle) verifyPair(ctx context.Context, pod *Handle, a Attachment) (end
 	if nsid != hostEnd.peerNSID {
 		return ends{}, taken(name, "to another namespace")
 	}
-	return ends{host: hostEnd.Index, pod: inPod.Index}, nil
+	return ends{host: hostEnd.Link, pod: inPod.Index}, nil
 }
 
 // takenInPod is the error for an interface in the pod that is not the

@@ -179,7 +179,7 @@ func RouteKey(k host.RouteKey) string {
 // match too, and to find it gone already is no error. Each that fails is a
 // reconcile.KeyError of RouteKey in the joined error; the others are done.
 func (h *Handle) ApplyRoutes(ctx context.Context, set, del []host.Route) error {
-	index, err := h.resolve(ctx, devicesOf(set, del))
+	present, err := h.resolve(ctx, devicesOf(set, del))
 	if err != nil {
 		return err
 	}
@@ -188,21 +188,21 @@ func (h *Handle) ApplyRoutes(ctx context.Context, set, del []host.Route) error {
 	var keys []string
 	for _, r := range set {
 		key := RouteKey(r.Key())
-		if _, ok := index[r.Dev]; !ok && r.Dev != "" {
+		if _, ok := present[r.Dev]; !ok && r.Dev != "" {
 			errs = append(errs, keyed(key, fault.New(fault.NotFound, "set %s: find link %s: %w", key, r.Dev, unix.ENODEV)))
 			continue
 		}
 		keys = append(keys, key)
-		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "set "+key, r, index[r.Dev])
+		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "set "+key, r, present[r.Dev].Index)
 	}
 	sets := len(keys)
 	for _, r := range del {
-		if _, ok := index[r.Dev]; !ok && r.Dev != "" {
+		if _, ok := present[r.Dev]; !ok && r.Dev != "" {
 			continue // gone with its device
 		}
 		key := RouteKey(r.Key())
 		keys = append(keys, key)
-		b.route(unix.RTM_DELROUTE, 0, "delete "+key, r, index[r.Dev])
+		b.route(unix.RTM_DELROUTE, 0, "delete "+key, r, present[r.Dev].Index)
 	}
 	for i, err := range h.send(ctx, &b) {
 		if i >= sets && isErrno(err, unix.ESRCH, unix.ENODEV) {
