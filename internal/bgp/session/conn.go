@@ -44,7 +44,10 @@ func (f *FSM) stepConn(ev Event, now time.Time) {
 	case Malformed:
 		f.refuse(f.find(ev.Conn), ev.Err, now)
 	case Refused:
-		f.refuse(f.find(ev.Conn), ev.Err, now)
+		if c := f.find(ev.Conn); c != nil {
+			f.do(Send{Conn: c.id, Msg: f.lasting(c, ev.Err)})
+			f.end(c, ending{reason: "we closed: " + ev.Err.Error()}, now)
+		}
 	case Lost:
 		if c := f.find(ev.Conn); c != nil {
 			f.end(c, ending{reason: ev.Reason, loss: true}, now)

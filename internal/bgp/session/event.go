@@ -66,7 +66,7 @@ type (
 	}
 
 	// Refused ends the session by our own decision, as when the peer exceeds
-	// its prefix limit.
+	// its prefix limit. Neither end keeps routes.
 	Refused struct {
 		Conn ConnID
 		Err  *message.Notification
