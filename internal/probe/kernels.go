@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/kernel"
+	"github.com/ocicat-net/ocicat/internal/trace"
+)
+
+// Kernels answers trace's questions by asking the kernels themselves, each in
+// its namespace. A place that was not added has no links and no routes: a pod
+// whose namespace is gone.
+type Kernels struct {
+	ctx    context.Context
+	places map[trace.Place]*kernel.Handle
+}
+
+// NewKernels returns an oracle without places; its questions end with ctx.
+func NewKernels(ctx context.Context) *Kernels {
+	return &Kernels{ctx: ctx, places: map[trace.Place]*kernel.Handle{}}
+}
+
+// Add makes at known by its network namespace.
+func (k *Kernels) Add(at trace.Place, ns *os.File) error {
+	if k.places[at] != nil {
+		return nil
+	}
+	handle, err := kernel.OpenAt(ns)
+	if err != nil {
+		return fault.New(fault.KindOf(err), "open %s: %w", at, err)
+	}
+	k.places[at] = handle
+	return nil
+}
+
+// Close gives up all places.
+func (k *Kernels) Close() error {
+	var errs []error
+	for _, handle := range k.places {
+		errs = append(errs, handle.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Route is the kernel's own lookup.
+func (k *Kernels) Route(at trace.Place, q trace.Query) (host.Route, bool, error) {
+	return ask(k, at, func(h *kernel.Handle) (host.Route, error) {
+		return h.Lookup(k.ctx, kernel.Query{Dst: q.Dst, Src: q.Src, Iif: q.Iif})
+	})
+}
+
+// Neigh is the neighbour entry of ip on dev.
+func (k *Kernels) Neigh(at trace.Place, dev string, ip netip.Addr) (host.Neigh, bool, error) {
+	return ask(k, at, func(h *kernel.Handle) (host.Neigh, error) { return h.Neighbour(k.ctx, dev, ip) })
+}
+
+// Link is the device dev.
+func (k *Kernels) Link(at trace.Place, dev string) (host.Link, bool, error) {
+	return ask(k, at, func(h *kernel.Handle) (host.Link, error) { return h.Link(k.ctx, dev) })
+}
+
+// Sysctl reads a setting below /proc/sys.
+func (k *Kernels) Sysctl(at trace.Place, path string) (string, error) {
+	value, _, err := ask(k, at, func(h *kernel.Handle) (string, error) { return h.Sysctl(path) })
+	return value, err
+}
+
+// ask turns "there is none" into false.
+func ask[T any](k *Kernels, at trace.Place, question func(*kernel.Handle) (T, error)) (T, bool, error) {
+	var none T
+	handle := k.places[at]
+	if handle == nil {
+		return none, false, nil
+	}
+	answer, err := question(handle)
+	if fault.Is(err, fault.NotFound) {
+		return none, false, nil
+	}
+	return answer, err == nil, err
+}
