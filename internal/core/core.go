@@ -94,9 +94,10 @@ func Deletable(s *cluster.Snapshot, r host.Route) bool {
 
 // awaited reports whether routes through next hop via may still be announced
 // again: its own session, or for a next hop that is no peer any session, has
-// not delivered its full set since we started.
+// not delivered its full set since we started. Before the speaker has reported
+// at all nobody has.
 func awaited(s *cluster.Snapshot, via netip.Addr) bool {
-	if s.Unsynced[via] {
+	if s.Learned == nil || s.Unsynced[via] {
 		return true
 	}
 	return len(s.Unsynced) > 0 && !isPeer(s, via)
