@@ -33,7 +33,7 @@ var kinds = [...]struct {
 }{
 	Internal:    {"internal", 999, 500, 1},
 	Invalid:     {"invalid", 7, 400, 3},
-	NotFound:    {"not found", 3, 404, 4},
+	NotFound:    {"not found", 113, 404, 4},
 	Conflict:    {"conflict", 110, 409, 5},
 	Exhausted:   {"exhausted", 111, 507, 6},
 	Unsupported: {"unsupported", 112, 501, 7},
@@ -43,8 +43,9 @@ var kinds = [...]struct {
 // String is the kind's name, one or two lower-case words.
 func (k Kind) String() string { return kinds[k].name }
 
-// CNICode is the error code of the CNI specification for k: 3, 7 and 11 are
-// the specification's own, 100 and above are plugin-specific.
+// CNICode is the error code of the CNI specification for k: 7 and 11 are the
+// specification's own, 100 and above are plugin-specific. Its 3 is not for
+// NotFound: it would tell the runtime that no DEL is needed.
 func (k Kind) CNICode() uint { return kinds[k].cni }
 
 // HTTPStatus is the status the admin API answers for k.
