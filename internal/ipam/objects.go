@@ -108,29 +108,58 @@ func (c *Client) countUp(ctx context.Context, handle string, p netip.Prefix, n i
 	if handle == "" || n == 0 {
 		return nil
 	}
-	fresh := true // most handles are new: try that first
+	return c.count(ctx, handle, func(h *alloc.Handle) bool {
+		h.Add(p, n)
+		return true
+	})
+}
+
+// count raises a handle's counts by edit, which reports whether it changed
+// any. Most handles are new: the first try is to create it.
+func (c *Client) count(ctx context.Context, handle string, edit func(*alloc.Handle) bool) error {
+	fresh := true
 	return again(ctx, func() error {
 		h, rev := &alloc.Handle{}, store.Revision(0)
 		if !fresh {
-			e, err := c.Store.Get(ctx, handleKey(handle))
-			if err != nil && !fault.Is(err, fault.NotFound) {
+			var err error
+			if h, rev, err = c.handle(ctx, handle); err != nil && !fault.Is(err, fault.NotFound) {
 				return err
-			}
-			if err == nil {
-				if h, err = alloc.ParseHandle(e.Value); err != nil {
-					return fmt.Errorf("handle %s: %w", handle, err)
-				}
-				rev = e.Revision
 			}
 		}
 		fresh = false
-		h.Add(p, n)
+		if !edit(h) {
+			return nil
+		}
 		data, err := h.Encode()
 		if err != nil {
 			return err
 		}
 		_, err = c.put(ctx, handleKey(handle), data, rev)
 		return raced(err)
+	})
+}
+
+// handle reads a handle. A missing one is NotFound, with an empty one.
+func (c *Client) handle(ctx context.Context, handle string) (*alloc.Handle, store.Revision, error) {
+	e, err := c.Store.Get(ctx, handleKey(handle))
+	if err != nil {
+		return &alloc.Handle{}, 0, err
+	}
+	h, err := alloc.ParseHandle(e.Value)
+	if err != nil {
+		return nil, 0, fmt.Errorf("handle %s: %w", handle, err)
+	}
+	return h, e.Revision, nil
+}
+
+// countAtLeast makes a handle count n addresses of p, if it counts fewer.
+func (c *Client) countAtLeast(ctx context.Context, handle string, p netip.Prefix, n int) error {
+	return c.count(ctx, handle, func(h *alloc.Handle) bool {
+		missing := n - h.Blocks[p]
+		if missing > 0 {
+			h.Add(p, missing)
+		}
+		return missing > 0
 	})
 }
 
@@ -142,23 +171,19 @@ func (c *Client) countDown(ctx context.Context, handle string, p netip.Prefix, n
 		return nil
 	}
 	return again(ctx, func() error {
-		e, err := c.Store.Get(ctx, handleKey(handle))
-		if err != nil {
-			if fault.Is(err, fault.NotFound) {
-				err = nil
-			}
-			return err
+		h, rev, err := c.handle(ctx, handle)
+		if fault.Is(err, fault.NotFound) {
+			return nil
 		}
-		h, err := alloc.ParseHandle(e.Value)
 		if err != nil {
-			return fmt.Errorf("handle %s: %w", handle, err)
+			return err
 		}
 		before := h.Blocks[p]
 		h.Remove(p, n)
 		if missing := min(left, before) - h.Blocks[p]; missing > 0 {
 			h.Add(p, missing)
 		}
-		err = c.putHandle(ctx, handle, h, e.Revision)
+		err = c.putHandle(ctx, handle, h, rev)
 		if errors.Is(err, errUncertain) {
 			return nil // perhaps counted down already: too high a count is safe, too low is not
 		}

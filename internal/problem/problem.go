@@ -25,6 +25,7 @@ const (
 	PoolOverlap      Code = "OC2001"
 	NoFreeAddress    Code = "OC2002"
 	NATNotDone       Code = "OC2003"
+	AddressTaken     Code = "OC2006"
 	EncapUnsupported Code = "OC4002"
 	PoolsOverlap     Code = "OC2004"
 	NoPool           Code = "OC2005"
@@ -58,6 +59,7 @@ var Table = []Entry{
 	{NATNotDone, "natOutgoing not done yet", "pool %s has natOutgoing: true, which this version does not do: pods leave with their own address", "Route the pool's addresses back from your network, or set natOutgoing: false."},
 	{PoolsOverlap, "pools overlap", "pool %s overlaps pool %s: the later one is not used", "Delete one of the two, or correct its CIDR."},
 	{NoPool, "no pool", "no enabled IP pool selects this node: pods cannot get an address", "Create an IPPool: ocicat apply -f pool.yaml"},
+	{AddressTaken, "address held by another", "address %s of %s is held by %s in the datastore", "Two pods use one address: delete the pod named first, its replacement gets another. A datastore restored from a backup, or two machines of one node name, can cause this."},
 	{EndpointBroken, "endpoint broken", "endpoint %s: %s", "Delete the pod; its replacement is plumbed anew."},
 	{EncapUnsupported, "encapsulation not available", "pool %s asks for %s, which this version does not do: routes of other nodes are installed without encapsulation where the next hop is on the link", "Set the pool's ipipMode and vxlanMode to Never."},
 	{DuplicateNode, "node address used twice", "nodes %s and %s both have address %s: neither is peered with", "Correct the address of one of them (IP or IP_AUTODETECTION_METHOD)."},

@@ -1,0 +1,643 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/ocicat-net/ocicat/internal/alloc"
+	"github.com/ocicat-net/ocicat/internal/cidr"
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/names"
+	"github.com/ocicat-net/ocicat/internal/problem"
+)
+
+// handleWrites is how many handles are written at once.
+const handleWrites = 8
+
+// flush writes everything pending, block by block, and answers who waits. One
+// block that fails does not stop the others.
+func (r *Reserve) flush(ctx context.Context, touch bool) error {
+	f := &flushing{r: r, ctx: ctx}
+	r.mu.Lock()
+	if r.identity == nil {
+		f.waiting, r.waiters = r.waiters, nil
+	}
+	r.mu.Unlock()
+	defer f.fail(fault.New(fault.Internal, "not answered"))
+	f.fromQueue()
+	f.prepare()
+	jobs, err := r.collect(ctx, touch)
+	if err != nil {
+		f.fail(err)
+		return err
+	}
+	f.jobs = jobs
+	f.wanted()
+	f.ownBlocks()
+	f.newBlocks()
+	f.spareBlock()
+	return errors.Join(f.errs...)
+}
+
+// flushing is one flush under way.
+type flushing struct {
+	r       *Reserve
+	ctx     context.Context
+	jobs    map[netip.Prefix]*batch
+	waiting []*waiter               // not answered yet
+	ranges  map[*waiter][]poolRange // the pools each may be served from
+	auto    []poolRange             // the pools addresses are held ready from
+	conf    *alloc.Config           // once read
+	errs    []error
+}
+
+// fail answers all who still wait.
+func (f *flushing) fail(err error) {
+	for _, w := range f.waiting {
+		f.answer(w, netip.Addr{}, err)
+	}
+	f.waiting = nil
+}
+
+// answer ends one wait. An address that nobody waits for any more goes back.
+func (f *flushing) answer(w *waiter, addr netip.Addr, err error) {
+	f.r.mu.Lock()
+	defer f.r.mu.Unlock()
+	w.addr, w.err = addr, err
+	close(w.done)
+	delete(f.r.waiting, w.claim.Handle)
+	if w.abandoned && err == nil {
+		delete(f.r.pods, addr)
+		f.r.giveBack(w.claim.Handle, addr, nil)
+	}
+}
+
+// fromQueue answers those who came before there was anything held ready.
+func (f *flushing) fromQueue() {
+	f.waiting = slices.DeleteFunc(f.waiting, func(w *waiter) bool {
+		f.r.mu.Lock()
+		addr, ok := f.r.pop(w.claim)
+		if ok {
+			f.r.pods[addr] = &pod{addr: addr, who: w.who, pending: true}
+		}
+		f.r.mu.Unlock()
+		if ok {
+			f.answer(w, addr, nil)
+		}
+		return ok
+	})
+}
+
+// prepare finds the pools: those of each who waits, and those to hold ready
+// from. Where none can be found, nothing is held ready.
+func (f *flushing) prepare() {
+	base := request{node: f.r.cfg.Node, use: Workload, family: 4}
+	pools, err := f.r.c.poolsFor(f.ctx, base)
+	f.auto = rangesOf(pools)
+	f.ranges = map[*waiter][]poolRange{}
+	f.waiting = slices.DeleteFunc(f.waiting, func(w *waiter) bool {
+		ranges, err := f.auto, err
+		if len(w.claim.Pools) > 0 {
+			req, named := base, []cluster.Pool(nil)
+			req.pools = w.claim.Pools
+			named, err = f.r.c.poolsFor(f.ctx, req)
+			ranges = rangesOf(named)
+		}
+		f.ranges[w] = ranges
+		if err != nil {
+			f.answer(w, netip.Addr{}, err)
+		}
+		return err != nil
+	})
+}
+
+// wanted puts those who want one address to its block; a block that does not
+// exist is claimed.
+func (f *flushing) wanted() {
+	f.waiting = slices.DeleteFunc(f.waiting, func(w *waiter) bool {
+		if !w.claim.Want.IsValid() {
+			return false
+		}
+		p, err := f.blockFor(w.claim.Want)
+		if err != nil {
+			f.answer(w, netip.Addr{}, err)
+			return true
+		}
+		if f.jobs[p] == nil {
+			f.jobs[p] = &batch{}
+		}
+		f.jobs[p].waiters = append(f.jobs[p].waiters, w)
+		return true
+	})
+}
+
+// blockFor is the node's own block that holds addr. One of another node is
+// Conflict, naming the holder if there is one.
+func (f *flushing) blockFor(addr netip.Addr) (netip.Prefix, error) {
+	c := f.r.c
+	pool, ok, err := c.poolOf(f.ctx, addr)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, err
+	case !ok || pool.Disabled || !allows(pool, Workload):
+		return netip.Prefix{}, fault.Hint(fault.New(fault.Invalid, "address %s is in no enabled pool for pods", addr), "ocicat get ippool lists the pools")
+	}
+	p := cidr.BlockOf(addr, pool.BlockSize)
+	err = c.claimBlock(f.ctx, f.r.cfg.Node, p)
+	if err == nil {
+		f.r.addBlock(p)
+		return p, nil
+	}
+	if fault.Is(err, fault.Conflict) {
+		if who, holderErr := c.Holder(f.ctx, addr); holderErr == nil {
+			err = fault.New(fault.Conflict, "address %s is held by %s", addr, who)
+		}
+		err = fault.Hint(err, "ocicat ipam show --ip=%s says who holds it", addr)
+	}
+	return p, err
+}
+
+// ownBlocks writes the node's blocks in their order, giving to all who wait
+// on the way, then the other blocks that are concerned.
+func (f *flushing) ownBlocks() {
+	own := f.r.Blocks()
+	var order []netip.Prefix
+	for _, b := range own {
+		order = append(order, b.CIDR)
+	}
+	slices.SortFunc(order, func(a, b netip.Prefix) int { return strings.Compare(names.Block(a), names.Block(b)) })
+	for _, p := range slices.SortedFunc(maps.Keys(f.jobs), cidr.Compare) {
+		if !slices.Contains(order, p) {
+			order = append(order, p)
+		}
+	}
+	for _, p := range order {
+		isOwn := slices.ContainsFunc(own, func(b cluster.Block) bool { return b.CIDR == p })
+		if f.jobs[p] == nil && !(isOwn && (len(f.waiting) > 0 || f.short(p) > 0) && f.mayHaveRoom(p)) {
+			continue
+		}
+		if isOwn && !f.confirm(p) {
+			continue
+		}
+		f.block(p, isOwn)
+	}
+}
+
+// confirm completes the claim of an own block that was left half-way; it
+// matters only to those who would be given addresses of it.
+func (f *flushing) confirm(p netip.Prefix) bool {
+	f.r.mu.Lock()
+	confirmed := f.r.blocks[p]
+	f.r.mu.Unlock()
+	if confirmed || f.jobs[p] != nil {
+		return true
+	}
+	err := f.r.c.claimBlock(f.ctx, f.r.cfg.Node, p)
+	if err == nil {
+		f.r.addBlock(p)
+	} else if !fault.Is(err, fault.Conflict) {
+		f.errs = append(f.errs, err)
+	}
+	return err == nil
+}
+
+// mayHaveRoom is false where the block as last seen has no free address.
+func (f *flushing) mayHaveRoom(p netip.Prefix) bool {
+	seen, ok := f.r.cache[p]
+	if !ok {
+		return true
+	}
+	b, err := alloc.ParseBlock(seen.value)
+	return err != nil || len(b.Unallocated) > 0
+}
+
+// block writes one block, with as many of those who wait as it can serve.
+func (f *flushing) block(p netip.Prefix, own bool) {
+	bt := f.jobs[p]
+	if bt == nil {
+		bt = &batch{}
+	}
+	delete(f.jobs, p)
+	if own {
+		bt.waiters = append(bt.waiters, f.suited(p)...)
+	}
+	out, err := f.r.writeBlock(f, p, bt, own)
+	if err != nil {
+		f.errs = append(f.errs, err)
+	}
+	for _, w := range bt.waiters {
+		addr, given := out.given[w]
+		refused := out.refused[w]
+		switch {
+		case err != nil:
+			f.settle(w, netip.Addr{}, unavailable(err))
+		case refused != nil:
+			f.settle(w, netip.Addr{}, refused)
+		case given:
+			f.settle(w, addr, nil)
+		}
+	}
+}
+
+// unavailable is what a take answers whose write failed: a lost race is no
+// verdict on its address.
+func unavailable(err error) error {
+	if fault.Is(err, fault.Conflict) {
+		return fault.New(fault.Unavailable, "%w", err)
+	}
+	return err
+}
+
+// settle answers w and takes it off the list.
+func (f *flushing) settle(w *waiter, addr netip.Addr, err error) {
+	f.waiting = slices.DeleteFunc(f.waiting, func(other *waiter) bool { return other == w })
+	f.answer(w, addr, err)
+}
+
+// suited lists who waits for an address that p could give.
+func (f *flushing) suited(p netip.Prefix) []*waiter {
+	var suited []*waiter
+	for _, w := range f.waiting {
+		if inRanges(p, f.ranges[w]) {
+			suited = append(suited, w)
+		}
+	}
+	return suited
+}
+
+func inRanges(p netip.Prefix, ranges []poolRange) bool {
+	return slices.ContainsFunc(ranges, func(r poolRange) bool { return r.bits == p.Bits() && cidr.Covers(r.cidr, p) })
+}
+
+// newBlocks claims blocks for those the own ones could not serve.
+func (f *flushing) newBlocks() {
+	for len(f.waiting) > 0 {
+		first := f.waiting[0]
+		p, err := f.claimNew(f.ranges[first])
+		if err != nil {
+			f.settle(first, netip.Addr{}, err)
+			continue
+		}
+		f.block(p, true)
+		if slices.Contains(f.waiting, first) { // others were faster: it stays in the list
+			continue
+		}
+	}
+}
+
+// claimNew claims the next block of the node in ranges.
+func (f *flushing) claimNew(ranges []poolRange) (netip.Prefix, error) {
+	r := f.r
+	for range tries {
+		known := blockSet(r.Blocks())
+		if err := f.mayClaim(len(known)); err != nil {
+			return netip.Prefix{}, err
+		}
+		p, ok, err := r.c.freeBlock(f.ctx, request{node: r.cfg.Node}, ranges, known, anyBlock)
+		if err != nil {
+			return p, err
+		}
+		if !ok {
+			return p, fault.Hint(fault.New(fault.Exhausted, "every block of the pools is owned, and the node's own are full"),
+				"ocicat ipam show --show-blocks lists who holds what; add a pool or enlarge one")
+		}
+		err = r.c.claimBlock(f.ctx, r.cfg.Node, p)
+		if err == nil {
+			r.addBlock(p)
+			r.setRoom(-1)
+			r.log.Info("block claimed", "block", p)
+			return p, nil
+		}
+		if !fault.Is(err, fault.Conflict) {
+			return p, err
+		}
+	}
+	return netip.Prefix{}, fault.New(fault.Unavailable, "claim a block: lost %d races", tries)
+}
+
+// mayClaim is nil if the configuration lets a node with n blocks claim one.
+func (f *flushing) mayClaim(n int) error {
+	if f.conf == nil {
+		conf, err := f.r.c.GetConfig(f.ctx)
+		if err != nil {
+			return err
+		}
+		f.conf = &conf
+	}
+	limit := f.conf.MaxBlocks
+	if limit == 0 {
+		limit = defaultMaxBlocks
+	}
+	switch {
+	case !f.conf.AutoAllocate:
+		return fault.Hint(fault.New(fault.Exhausted, "the node's blocks are full and autoAllocateBlocks is false"), "claim a block for the node, or allow it to")
+	case n >= limit:
+		return fault.Hint(fault.New(fault.Exhausted, "the node's %d blocks are full, and that is its limit", n), "raise maxBlocksPerHost of the IPAM configuration")
+	}
+	return nil
+}
+
+func blockSet(blocks []cluster.Block) map[netip.Prefix]bool {
+	set := map[netip.Prefix]bool{}
+	for _, b := range blocks {
+		set[b.CIDR] = true
+	}
+	return set
+}
+
+// short is how many addresses of a block like p are missing from the reserve.
+func (f *flushing) short(p netip.Prefix) int {
+	r := f.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.identity != nil || !inRanges(p, f.auto) {
+		return 0
+	}
+	return min(r.cfg.Size, cidr.Size(p)/4) - len(r.queue)
+}
+
+// fill is how many addresses of b to hold ready: what is missing, but never
+// the last ones of the pools.
+func (f *flushing) fill(b *alloc.Block, missing int) int {
+	if missing <= 0 {
+		return 0
+	}
+	keep := min(f.r.cfg.Size, cidr.Size(b.CIDR)/4)
+	if free := len(b.Unallocated); free-missing < keep && f.room() == 0 {
+		return max(0, free-keep)
+	}
+	return missing
+}
+
+// room is how many more blocks the node could claim; it counts to two, and
+// only once between two looks or claims.
+func (f *flushing) room() int {
+	r := f.r
+	r.mu.Lock()
+	n := r.room
+	r.mu.Unlock()
+	if n >= 0 {
+		return n
+	}
+	known := blockSet(r.Blocks())
+	for n = 0; n < 2 && f.mayClaim(len(known)) == nil; n++ {
+		p, ok, err := r.c.freeBlock(f.ctx, request{node: r.cfg.Node}, f.auto, known, anyBlock)
+		if err != nil || !ok {
+			break
+		}
+		known[p] = true
+	}
+	r.setRoom(n)
+	return n
+}
+
+func (r *Reserve) setRoom(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.room = n
+}
+
+// spareBlock claims a block for the reserve, once the own ones have nothing
+// left to hold ready; the last free block of the pools is left to others.
+func (f *flushing) spareBlock() {
+	if len(f.auto) == 0 || f.r.cfg.Size == 0 {
+		return
+	}
+	sample := netip.PrefixFrom(f.auto[0].cidr.Addr(), f.auto[0].bits)
+	if f.short(sample) <= 0 || len(f.errs) > 0 || f.room() < 2 {
+		return
+	}
+	p, err := f.claimNew(f.auto)
+	if err == nil {
+		f.block(p, true)
+	} else if !fault.Is(err, fault.Exhausted) {
+		f.errs = append(f.errs, err)
+	}
+}
+
+// writeBlock makes bt true of one block: handles first, then the block, then
+// the handles of what left it. An error says that none of it is known to be
+// true, except that releases may be left for the next round.
+func (r *Reserve) writeBlock(f *flushing, p netip.Prefix, bt *batch, own bool) (out outcome, err error) {
+	var b *alloc.Block
+	err = again(f.ctx, func() error {
+		var err error
+		if b, err = r.cachedBlock(f.ctx, p); fault.Is(err, fault.NotFound) {
+			b, out = &alloc.Block{CIDR: p}, outcome{}
+			return r.missingBlock(f.ctx, p, bt)
+		}
+		if err != nil {
+			return err
+		}
+		fill := 0
+		if own {
+			fill = f.fill(b, f.short(p))
+		}
+		out = r.plan(b, bt, fill)
+		if out.change {
+			if err := r.putPlanned(f.ctx, b, bt, out); err != nil {
+				r.unplan(out)
+				return err
+			}
+		}
+		r.finish(b, bt, out)
+		return nil
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := errors.Join(r.forget(f.ctx, b, bt), r.saveQueue()); err != nil {
+		f.errs = append(f.errs, err)
+	}
+	return out, nil
+}
+
+// cachedBlock is a block as the writer left it, or as stored.
+func (r *Reserve) cachedBlock(ctx context.Context, p netip.Prefix) (*alloc.Block, error) {
+	if seen, ok := r.cache[p]; ok {
+		return alloc.ParseBlock(seen.value)
+	}
+	e, err := r.c.Store.Get(ctx, blockKey(p))
+	if err != nil {
+		return nil, err
+	}
+	r.cache[p] = cached{e.Value, e.Revision}
+	return alloc.ParseBlock(e.Value)
+}
+
+// missingBlock claims a block that pods hold addresses of; for releases its
+// absence is all they ask for.
+func (r *Reserve) missingBlock(ctx context.Context, p netip.Prefix, bt *batch) error {
+	if len(bt.pods)+len(bt.waiters) == 0 {
+		return nil
+	}
+	if err := r.c.claimBlock(ctx, r.cfg.Node, p); err != nil && !fault.Is(err, fault.Conflict) {
+		return err
+	}
+	return lost{fault.New(fault.Conflict, "block %s was missing", p)}
+}
+
+// plan works bt out on b, and reserves what it gives: from now on nobody else
+// is given it.
+func (r *Reserve) plan(b *alloc.Block, bt *batch, fill int) outcome {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := planner{self: r.own(), busy: r.busy, fill: fill}.apply(b, bt)
+	for w, addr := range out.given {
+		r.pods[addr] = &pod{addr: addr, who: w.who, pending: true}
+		r.queue = slices.DeleteFunc(r.queue, func(a netip.Addr) bool { return a == addr })
+	}
+	return out
+}
+
+// unplan takes the reservations of a plan back that was not written.
+func (r *Reserve) unplan(out outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, addr := range out.given {
+		delete(r.pods, addr)
+	}
+}
+
+// putPlanned counts the handles and writes the block.
+func (r *Reserve) putPlanned(ctx context.Context, b *alloc.Block, bt *batch, out outcome) error {
+	if err := r.countHandles(ctx, b, out); err != nil {
+		return err
+	}
+	if err := r.saveLeaving(bt, out); err != nil {
+		return err
+	}
+	prev := r.cache[b.CIDR].rev
+	delete(r.cache, b.CIDR)
+	b.Sequence++
+	data, err := b.Encode()
+	if err != nil {
+		return err
+	}
+	rev, err := r.c.put(ctx, blockKey(b.CIDR), data, prev)
+	if err != nil {
+		return raced(err)
+	}
+	r.cache[b.CIDR] = cached{data, rev}
+	return nil
+}
+
+// countHandles makes the handles of all new holders count their address, the
+// reserve's only where it holds more than it is known to count.
+func (r *Reserve) countHandles(ctx context.Context, b *alloc.Block, out outcome) error {
+	var work []func() error
+	for _, who := range out.written {
+		work = append(work, func() error { return r.c.countAtLeast(ctx, who.Handle, b.CIDR, 1) })
+	}
+	if held := len(b.ByHandle(r.handle)); held > r.counted[b.CIDR] {
+		work = append(work, func() error {
+			err := r.c.countAtLeast(ctx, r.handle, b.CIDR, held)
+			if err == nil {
+				r.counted[b.CIDR] = held
+			}
+			return err
+		})
+	}
+	return parallel(work)
+}
+
+// parallel runs work, a few at a time, and joins the errors.
+func parallel(work []func() error) error {
+	errs := make([]error, len(work))
+	var all sync.WaitGroup
+	slots := make(chan struct{}, handleWrites)
+	for i, do := range work {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			errs[i] = do()
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// saveLeaving takes addresses off the lease file before they become a pod's
+// or free in the datastore.
+func (r *Reserve) saveLeaving(bt *batch, out outcome) error {
+	var leaving []netip.Addr
+	for _, pd := range bt.pods {
+		leaving = append(leaving, pd.addr)
+	}
+	for _, rel := range bt.releases {
+		leaving = append(leaving, rel.addr)
+	}
+	leaving = slices.AppendSeq(leaving, maps.Values(out.given))
+	r.mu.Lock()
+	named := slices.ContainsFunc(leaving, func(a netip.Addr) bool { return r.saved[a] })
+	r.mu.Unlock()
+	if !named {
+		return nil
+	}
+	return r.saveLease(leaving)
+}
+
+// saveQueue writes the lease file if it does not name what is held ready.
+func (r *Reserve) saveQueue() error {
+	r.mu.Lock()
+	same := len(r.saved) == len(r.queue) && !slices.ContainsFunc(r.queue, func(a netip.Addr) bool { return !r.saved[a] })
+	r.mu.Unlock()
+	if same {
+		return nil
+	}
+	return r.saveLease(nil)
+}
+
+// finish notes what b says now.
+func (r *Reserve) finish(b *alloc.Block, bt *batch, out outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, pd := range bt.pods {
+		pd.pending = false
+		key := pd.addr.String()
+		holder, taken := out.taken[pd]
+		if !taken {
+			delete(r.problems, key)
+			continue
+		}
+		if _, known := r.problems[key]; !known {
+			r.log.Error("address of a pod is held by another", "address", pd.addr, "pod", pd.who, "holder", holder)
+		}
+		r.problems[key] = problem.New(problem.AddressTaken, key, pd.addr, pd.who, holder)
+	}
+	for _, addr := range out.given {
+		if pd := r.pods[addr]; pd != nil {
+			pd.pending = false
+		}
+	}
+	r.requeue(out.held, b.CIDR.Contains)
+}
+
+// forget ends releases: their handles no longer count the address, and whoever
+// asked is told.
+func (r *Reserve) forget(ctx context.Context, b *alloc.Block, bt *batch) error {
+	var work []func() error
+	for _, rel := range bt.releases {
+		work = append(work, func() error {
+			left := len(b.ByHandle(rel.handle))
+			if err := r.c.countDown(ctx, rel.handle, b.CIDR, math.MaxInt32, left); err != nil {
+				return err
+			}
+			r.released(rel)
+			return nil
+		})
+	}
+	if slices.ContainsFunc(bt.releases, func(rel *release) bool { return rel.handle == r.handle }) {
+		delete(r.counted, b.CIDR)
+	}
+	return parallel(work)
+}

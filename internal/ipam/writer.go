@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/ocicat-net/ocicat/internal/alloc"
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/store"
+)
+
+// Times of the writer.
+const (
+	checkInterval = time.Minute      // between two looks at the node's blocks
+	writeTimeout  = 30 * time.Second // of one round
+	writeRetry    = time.Second      // after a round that failed, doubling …
+	maxWriteRetry = 30 * time.Second // … up to this
+)
+
+// cached is a block as the writer left it: its next write needs no read.
+type cached struct {
+	value []byte
+	rev   store.Revision
+}
+
+// write writes behind, tops up and checks, until ctx ends.
+func (r *Reserve) write(ctx context.Context) {
+	check := time.NewTicker(checkInterval)
+	defer check.Stop()
+	look, wait := true, time.Duration(0) // wait: until the retry of a round that failed
+	for {
+		var retry <-chan time.Time
+		if wait > 0 {
+			retry = time.After(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.kick:
+		case <-retry:
+		case <-check.C:
+			look = true
+		}
+		if errors.Is(r.allowed(), errStarting) {
+			continue // the heartbeat will kick
+		}
+		err := r.round(ctx, look)
+		if ctx.Err() != nil {
+			return
+		}
+		if r.noteAway(err); err != nil {
+			wait = min(max(2*wait, writeRetry), maxWriteRetry)
+			continue
+		}
+		look, wait = false, 0
+	}
+}
+
+// noteAway remembers whether the datastore answers, and logs the edges.
+func (r *Reserve) noteAway(err error) {
+	r.mu.Lock()
+	before := r.away
+	r.away = err
+	r.mu.Unlock()
+	switch {
+	case before == nil && err != nil:
+		r.log.Warn("assignments not written, trying again", "pending", r.State().Pending, "error", err)
+	case before != nil && err == nil:
+		r.log.Info("assignments written again")
+	}
+}
+
+// round writes what is pending; with look it reads the node's blocks before.
+func (r *Reserve) round(ctx context.Context, look bool) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	r.writes.Lock()
+	defer r.writes.Unlock()
+	if look {
+		if err := r.look(ctx); err != nil {
+			r.failWaiters(err)
+			return err
+		}
+	}
+	return r.flush(ctx, false)
+}
+
+// reassert makes every address of this instance true in the datastore again,
+// each by a write: what the datastore says was not written after this agent's
+// last word.
+func (r *Reserve) reassert(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	r.writes.Lock()
+	defer r.writes.Unlock()
+	clear(r.counted)
+	if err := r.look(ctx); err != nil {
+		return err
+	}
+	return r.flush(ctx, true)
+}
+
+// look reads the node's blocks: which are held ready, which pods the
+// datastore does not know, which allocations no pod accounts for.
+func (r *Reserve) look(ctx context.Context) error {
+	claims, err := r.c.claims(ctx, r.cfg.Node)
+	if err != nil {
+		return err
+	}
+	pools, err := r.c.Pools(ctx)
+	if err != nil {
+		return err
+	}
+	clear(r.cache)
+	blocks := map[netip.Prefix]bool{}
+	var own []*alloc.Block
+	for _, cl := range claims {
+		e, err := r.c.Store.Get(ctx, blockKey(cl.block))
+		if fault.Is(err, fault.NotFound) {
+			blocks[cl.block] = false
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b, err := alloc.ParseBlock(e.Value)
+		if err != nil || !b.OwnedBy(r.cfg.Node) {
+			continue // the first is reported by whoever lists objects, the second is a stale claim
+		}
+		blocks[cl.block] = cl.state == alloc.Confirmed
+		r.cache[cl.block] = cached{e.Value, e.Revision}
+		own = append(own, b)
+	}
+	r.setBlocks(blocks)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pools, r.room = pools, -1
+	r.sight(own)
+	r.trim()
+	return nil
+}
+
+// sight compares what the own blocks hold with what this agent knows.
+func (r *Reserve) sight(own []*alloc.Block) {
+	type ready struct {
+		addr netip.Addr
+		seq  uint64
+	}
+	var held []ready
+	strays := map[stray]bool{}
+	for _, b := range own {
+		for _, addr := range b.HeldBy(func(alloc.Attribute) bool { return true }) {
+			who, _ := b.Holder(addr)
+			switch {
+			case r.busy(addr):
+			case who.Handle == r.handle:
+				held = append(held, ready{addr, b.SequenceOf(addr)})
+			case who.Secondary[alloc.AttrInstance] == r.cfg.InstanceUID && who.Secondary[alloc.AttrNode] == r.cfg.Node:
+				strays[stray{addr, who.Handle}] = true
+			}
+		}
+	}
+	slices.SortStableFunc(held, func(a, b ready) int { return cmp.Compare(a.seq, b.seq) })
+	var addrs []netip.Addr
+	for _, h := range held {
+		addrs = append(addrs, h.addr)
+	}
+	r.requeue(addrs, func(netip.Addr) bool { return true })
+	for _, p := range r.pods {
+		p.pending = true // flush finds whether it is so
+	}
+	for s := range strays {
+		if r.strays[s] {
+			r.log.Info("released an address of this node that no pod holds", "address", s.addr, "handle", s.handle)
+			r.giveBack(s.handle, s.addr, nil)
+		}
+	}
+	r.strays = strays
+}
+
+// requeue makes held the queue's part that of names. Addresses that were
+// queued keep their place, new ones go to the end.
+func (r *Reserve) requeue(held []netip.Addr, of func(netip.Addr) bool) {
+	r.queue = slices.DeleteFunc(r.queue, func(a netip.Addr) bool { return of(a) && !slices.Contains(held, a) })
+	for _, addr := range held {
+		if !r.busy(addr) && !slices.Contains(r.queue, addr) {
+			r.queue = append(r.queue, addr)
+		}
+	}
+}
+
+// busy reports whether an address is a pod's or on its way back; r.mu is
+// held.
+func (r *Reserve) busy(addr netip.Addr) bool { return r.pods[addr] != nil || r.releases[addr] != nil }
+
+// trim gives back what is held beyond the size, or in pools pods may not use
+// any more.
+func (r *Reserve) trim() {
+	usable := func(addr netip.Addr) bool {
+		return slices.ContainsFunc(r.pools, func(p cluster.Pool) bool {
+			return p.CIDR.Contains(addr) && !p.Disabled && !p.Manual && allows(p, Workload)
+		})
+	}
+	kept := r.queue[:0:0]
+	for _, addr := range r.queue {
+		if len(kept) < r.cfg.Size && usable(addr) {
+			kept = append(kept, addr)
+			continue
+		}
+		r.giveBack(r.handle, addr, nil)
+	}
+	r.queue = kept
+}
+
+// collect sorts what is pending by block. Addresses that no block or pool
+// holds are settled at once.
+func (r *Reserve) collect(ctx context.Context, touch bool) (map[netip.Prefix]*batch, error) {
+	r.mu.Lock()
+	var pods []*pod
+	var releases []*release
+	for _, p := range r.pods {
+		if p.pending {
+			pods = append(pods, p)
+		}
+	}
+	for _, rel := range r.releases {
+		releases = append(releases, rel)
+	}
+	own := r.blockList()
+	r.mu.Unlock()
+
+	jobs := map[netip.Prefix]*batch{}
+	at := func(p netip.Prefix) *batch {
+		if jobs[p] == nil {
+			jobs[p] = &batch{touch: touch}
+		}
+		return jobs[p]
+	}
+	if touch {
+		for _, b := range own {
+			at(b.CIDR)
+		}
+	}
+	find := func(addr netip.Addr) (netip.Prefix, bool, error) {
+		for _, b := range own {
+			if b.CIDR.Contains(addr) {
+				return b.CIDR, true, nil
+			}
+		}
+		return r.c.blockOf(ctx, addr)
+	}
+	for _, pd := range pods {
+		p, ok, err := find(pd.addr)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			at(p).pods = append(at(p).pods, pd)
+		}
+	}
+	for _, rel := range releases {
+		p, ok, err := find(rel.addr)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			if err := r.forgetHandle(ctx, rel); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		at(p).releases = append(at(p).releases, rel)
+	}
+	for _, bt := range jobs {
+		slices.SortFunc(bt.releases, func(a, b *release) int { return cmp.Compare(a.order, b.order) })
+		slices.SortFunc(bt.pods, func(a, b *pod) int { return a.addr.Compare(b.addr) })
+	}
+	return jobs, nil
+}
+
+// forgetHandle ends a release of an address whose block and pool are gone:
+// only its handle is left.
+func (r *Reserve) forgetHandle(ctx context.Context, rel *release) error {
+	if rel.handle != r.handle {
+		if err := r.c.ReleaseByHandle(ctx, rel.handle); err != nil && !fault.Is(err, fault.NotFound) {
+			return err
+		}
+	}
+	r.released(rel)
+	return nil
+}
+
+// released ends a release and tells whoever asked.
+func (r *Reserve) released(rel *release) {
+	r.mu.Lock()
+	delete(r.releases, rel.addr)
+	done := rel.done
+	r.mu.Unlock()
+	for _, tell := range done {
+		tell()
+	}
+}
