@@ -144,9 +144,9 @@ func (h *Handle) createPair(ctx context.Context, a Attachment) (ends, error) {
 // and settings, and the pod's neighbour.
 func (h *Handle) dressHost(ctx context.Context, want core.EndpointState, seen host.Link) error {
 	dev, index := seen.Name, seen.Index
-	settings := make([]sysctl, len(want.Sysctls))
+	settings := make([]Setting, len(want.Sysctls))
 	for i, s := range want.Sysctls {
-		settings[i] = sysctl{s.Path, s.Value}
+		settings[i] = Setting(s)
 	}
 	var b batch
 	b.add(unix.RTM_SETLINK, 0, "set link "+dev, ifinfo(index, 0, 0))

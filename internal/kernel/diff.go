@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -22,7 +23,7 @@ type Changes struct {
 	SetRoutes  []host.Route
 	SetNeighs  []host.Neigh
 	DelRoutes  []host.Route
-	Conflicts  []Conflict // foreign routes in a wanted one's place: left alone
+	Conflicts  []Conflict // foreign routes in a wanted one's place, or before it: left alone
 	LinksGone  []string   // wanted links that do not exist: they cannot be made from outside the pod
 	LinksAlien []string   // wanted links whose name another's link has
 }
@@ -38,7 +39,7 @@ func (c Changes) Len() int {
 	return len(c.Links) + len(c.Sysctls) + len(c.SetRoutes) + len(c.SetNeighs) + len(c.DelRoutes)
 }
 
-// Judge says what Diff may touch.
+// Judge says what Diff may touch. All of it must be set.
 type Judge struct {
 	Ours      func(host.Route) bool // a seen route is ours
 	Deletable func(host.Route) bool // an own route that is not wanted may go
@@ -57,9 +58,9 @@ func Diff(want, seen host.State, j Judge) Changes {
 			absent[name] = true
 		case !ok:
 			ch.LinksGone, absent[name] = append(ch.LinksGone, name), true
-		case present.Alias != w.Alias:
+		case present.Alias != w.Alias && present.Alias != "":
 			ch.LinksAlien, absent[name] = append(ch.LinksAlien, name), true
-		case present.Up != w.Up || present.MTU != w.MTU || present.MAC != w.MAC:
+		case present.Up != w.Up || present.MTU != w.MTU || present.MAC != w.MAC || present.Alias != w.Alias:
 			ch.Links = append(ch.Links, w)
 		}
 	}
@@ -72,8 +73,7 @@ func Diff(want, seen host.State, j Judge) Changes {
 	}
 	for _, path := range slices.Sorted(maps.Keys(want.Sysctls)) {
 		value, known := seen.Sysctls[path]
-		onAbsent := slices.ContainsFunc(slices.Collect(maps.Keys(absent)), func(dev string) bool { return isDeviceSetting(path, dev) })
-		if known && value != want.Sysctls[path] && !onAbsent {
+		if known && value != want.Sysctls[path] && !absent[settingDevice(path)] {
 			ch.Sysctls = append(ch.Sysctls, Setting{path, want.Sysctls[path]})
 		}
 	}
@@ -92,11 +92,29 @@ func (c *Changes) routes(want, seen host.State, j Judge, absent map[string]bool)
 			c.SetRoutes = append(c.SetRoutes, r)
 		}
 	}
+	hidden := hideable(want)
 	for key, r := range seen.Routes {
-		if _, wanted := want.Routes[key]; !wanted && j.Ours(r) && j.Deletable(r) && !j.Skip(r.Dev) {
+		if _, wanted := want.Routes[key]; wanted {
+			continue
+		}
+		switch ours := j.Ours(r); {
+		case ours && j.Deletable(r) && !j.Skip(r.Dev):
 			c.DelRoutes = append(c.DelRoutes, r)
+		case !ours && hidden[r.Dst].Metric > r.Metric:
+			c.Conflicts = append(c.Conflicts, Conflict{hidden[r.Dst], r})
 		}
 	}
+}
+
+// hideable are the wanted routes that another with a lower metric would hide.
+func hideable(want host.State) map[netip.Prefix]host.Route {
+	routes := map[netip.Prefix]host.Route{}
+	for _, r := range want.Routes {
+		if r.Metric > 0 {
+			routes[r.Dst] = r
+		}
+	}
+	return routes
 }
 
 // sorted makes the order of writes, logs and tests the same every time.
@@ -139,21 +157,19 @@ func (c Changes) String() string {
 	return b.String()
 }
 
-// Apply writes changes: links first, settings, what is added, then what goes.
+// Apply writes changes: settings before the links they are for come up, what
+// is added, then what goes.
 // It does all it can; each failure is a reconcile.KeyError in the result.
 func (h *Handle) Apply(ctx context.Context, ch Changes) error {
 	if ch.Len() == 0 {
 		return nil
 	}
-	errs := []error{h.applyLinks(ctx, ch.Links)}
-	settings := make([]sysctl, len(ch.Sysctls))
-	for i, s := range ch.Sysctls {
-		settings[i] = sysctl{s.Path, s.Value}
-	}
-	errs = append(errs, h.setSysctls(settings))
-	errs = append(errs, h.ApplyRoutes(ctx, ch.SetRoutes, ch.DelRoutes))
-	errs = append(errs, h.applyNeighs(ctx, ch.SetNeighs))
-	return errors.Join(errs...)
+	return errors.Join(
+		h.setSysctls(ch.Sysctls),
+		h.applyLinks(ctx, ch.Links),
+		h.ApplyRoutes(ctx, ch.SetRoutes, ch.DelRoutes),
+		h.applyNeighs(ctx, ch.SetNeighs),
+	)
 }
 
 func (h *Handle) applyLinks(ctx context.Context, links []host.Link) error {

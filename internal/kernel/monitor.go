@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -37,49 +38,57 @@ var monitorGroups = []int{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IP
 // Monitor reports the namespace's changes to each until ctx ends. The first
 // event is an Overflow: what happened before is not known.
 func (h *Handle) Monitor(ctx context.Context, each func(Event)) error {
+	return h.monitor(ctx, monitorBuffer, each)
+}
+
+// monitor is Monitor with a receive buffer of so many bytes.
+func (h *Handle) monitor(ctx context.Context, buffer int, each func(Event)) error {
 	s, err := openIn(int(h.netns.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	if err := s.listen(); err != nil {
+	if err := s.listen(buffer); err != nil {
 		return err
 	}
+	end, stop, err := os.Pipe() // to wake the poll when ctx ends
+	if err != nil {
+		return wrap("make a pipe", err)
+	}
+	defer func() { _ = errors.Join(end.Close(), stop.Close()) }()
+	defer context.AfterFunc(ctx, func() { _ = stop.Close() })()
 	m := monitor{handle: h, devices: map[int]string{}}
-	if err := m.learnDevices(ctx); err != nil {
-		return err
-	}
-	each(Event{Overflow: true})
-	for ctx.Err() == nil {
-		polled := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(polled, monitorPoll); n == 0 || errors.Is(err, unix.EINTR) {
-			continue
-		}
-		err := s.read(func(msg netlinkMessage) {
-			if ev, ok := m.event(msg); ok {
-				each(ev)
-			}
-		})
-		if isErrno(err, unix.ENOBUFS) {
+	for overflow := true; ; {
+		if overflow {
 			if err := m.learnDevices(ctx); err != nil {
-				return err
+				return unlessEnded(ctx, err)
 			}
 			each(Event{Overflow: true})
-			continue
 		}
-		if err != nil && !isErrno(err, unix.EAGAIN) {
-			return err
+		polled := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(end.Fd()), Events: unix.POLLIN}}
+		_, err := unix.Poll(polled, -1)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil && polled[0].Revents != 0 {
+			err = m.read(s, each)
+		}
+		if overflow = isErrno(err, unix.ENOBUFS); err != nil && !overflow && !isErrno(err, unix.EINTR) {
+			return wrap("wait for the kernel's events", err)
 		}
 	}
-	return nil
 }
 
-// monitorPoll is how long a quiet monitor sleeps before it looks at its
-// context, in milliseconds.
-const monitorPoll = 200
+// unlessEnded is err, or nil if ctx ended.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
 
-func (s *socket) listen() error {
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, monitorBuffer); err != nil {
+func (s *socket) listen(buffer int) error {
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer); err != nil {
 		return wrap("set monitor's receive buffer", err)
 	}
 	for _, group := range monitorGroups {
@@ -103,6 +112,15 @@ func (m *monitor) learnDevices(ctx context.Context) error {
 	}
 	m.devices = names(all)
 	return nil
+}
+
+// read takes what is there and tells each.
+func (m *monitor) read(s *socket, each func(Event)) error {
+	return s.read(func(msg netlinkMessage) {
+		if ev, ok := m.event(msg); ok {
+			each(ev)
+		}
+	})
 }
 
 // event reads one message.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -102,12 +101,12 @@ func (h *Handle) proxyDelays(ctx context.Context) (map[int]uint64, error) {
 	return delays, err
 }
 
-// isDeviceSetting reports whether a setting is one of device dev.
-func isDeviceSetting(path, dev string) bool {
+// settingDevice is the device a setting is for, "" if it is for none.
+func settingDevice(path string) string {
 	for _, prefix := range []string{sysctlV4Conf, sysctlV6Conf, sysctlNeigh} {
-		if strings.HasPrefix(path, prefix+dev+"/") {
-			return true
+		if dev, _, ok := deviceSysctl(path, prefix); ok {
+			return dev
 		}
 	}
-	return false
+	return ""
 }

@@ -57,6 +57,9 @@ var devConf6 = map[string]int{
 	"forwarding":       0,
 	"accept_ra":        3,
 	"accept_redirects": 4,
+	"proxy_ndp":        22,
+	"disable_ipv6":     26,
+	"accept_dad":       27,
 }
 
 // Sysctl reads a setting of the namespace by its path below /proc/sys, as
@@ -79,24 +82,22 @@ func (h *Handle) Sysctl(setting string) (string, error) {
 // SetSysctl changes a setting of the namespace by its path below /proc/sys.
 // Settings of IPv6 are no business of a kernel that has none: nil.
 func (h *Handle) SetSysctl(setting, value string) error {
-	return h.setSysctls([]sysctl{{setting, value}})
+	return h.setSysctls([]Setting{{setting, value}})
 }
-
-type sysctl struct{ path, value string }
 
 // SysctlKey is the key of a setting in errors and status: "sysctl
 // net/ipv4/ip_forward".
 func SysctlKey(setting string) string { return "sysctl " + setting }
 
 // setSysctls changes settings one by one through /proc/sys, all it can.
-func (h *Handle) setSysctls(settings []sysctl) error {
+func (h *Handle) setSysctls(settings []Setting) error {
 	if len(settings) == 0 {
 		return nil
 	}
 	var errs []error
 	err := h.enter(func() error {
 		for _, s := range settings {
-			errs = append(errs, keyed(SysctlKey(s.path), writeSysctl(s)))
+			errs = append(errs, keyed(SysctlKey(s.Path), writeSysctl(s)))
 		}
 		return nil
 	})
@@ -104,20 +105,20 @@ func (h *Handle) setSysctls(settings []sysctl) error {
 }
 
 // writeSysctl changes a setting of the calling thread's namespace.
-func writeSysctl(s sysctl) error {
-	if err := checkSysctl(s.path); err != nil {
+func writeSysctl(s Setting) error {
+	if err := checkSysctl(s.Path); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(procSys+s.path, os.O_WRONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(s.path, sysctlIPv6) && !hasIPv6() {
+	f, err := os.OpenFile(procSys+s.Path, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(s.Path, sysctlIPv6) && !hasIPv6() {
 		return nil
 	}
 	if err != nil {
-		return sysctlError("set", s.path, err)
+		return sysctlError("set", s.Path, err)
 	}
 	defer f.Close()
-	if _, err := f.WriteString(s.value); err != nil {
-		return sysctlError("set", s.path, err)
+	if _, err := f.WriteString(s.Value); err != nil {
+		return sysctlError("set", s.Path, err)
 	}
 	return nil
 }
@@ -154,23 +155,23 @@ func deviceSysctl(setting, prefix string) (dev, key string, ok bool) {
 }
 
 // conf4 returns setting as an entry of IFLA_INET_CONF of device dev.
-func conf4(dev string, s sysctl) (index uint16, value uint32, ok bool) {
-	of, key, ok := deviceSysctl(s.path, sysctlV4Conf)
+func conf4(dev string, s Setting) (index uint16, value uint32, ok bool) {
+	of, key, ok := deviceSysctl(s.Path, sysctlV4Conf)
 	index, known := devConf4[key]
-	n, err := strconv.ParseUint(s.value, 10, 32)
+	n, err := strconv.ParseUint(s.Value, 10, 32)
 	return index, uint32(n), ok && known && of == dev && err == nil
 }
 
 // proxyDelay returns setting as the delay of ARP answers on device dev. Only
 // 0 has the same meaning in netlink (milliseconds) and /proc (clock ticks).
-func proxyDelay(dev string, s sysctl) bool {
-	of, key, ok := deviceSysctl(s.path, sysctlNeigh)
-	return ok && of == dev && key == proxyDelayKey && s.value == "0"
+func proxyDelay(dev string, s Setting) bool {
+	of, key, ok := deviceSysctl(s.Path, sysctlNeigh)
+	return ok && of == dev && key == proxyDelayKey && s.Value == "0"
 }
 
 // deviceSysctls adds messages that change settings of the existing device
 // index, and returns those that netlink cannot change.
-func (b *batch) deviceSysctls(dev string, index int, settings []sysctl) (left []sysctl) {
+func (b *batch) deviceSysctls(dev string, index int, settings []Setting) (left []Setting) {
 	var delays bool
 	conf := map[uint16]uint32{}
 	var order []uint16
