@@ -24,8 +24,8 @@ import (
 // now is the clock of the scripts.
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// world is what one script has: a datastore and the last exit code.
-type world struct {
+// scene is what one script has: a datastore and the last exit code.
+type scene struct {
 	store store.Store
 	code  int
 }
@@ -47,7 +47,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(env *testscript.Env) error {
-			env.Values["world"] = &world{store: mem.New()}
+			env.Values["scene"] = &scene{store: mem.New()}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -58,14 +58,14 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func worldOf(ts *testscript.TestScript) *world { return ts.Value("world").(*world) }
+func sceneOf(ts *testscript.TestScript) *scene { return ts.Value("scene").(*scene) }
 
 var anyUID = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}`)
 
 // runOcicat prints paths below the script's directory relative to it, and
 // random UIDs as UID.
 func runOcicat(ts *testscript.TestScript, neg bool, args []string) {
-	w := worldOf(ts)
+	w := sceneOf(ts)
 	var stdout, stderr bytes.Buffer
 	cfg := Config{
 		Stdin: strings.NewReader(readStdin(ts)), Stdout: &stdout, Stderr: &stderr,
@@ -109,8 +109,8 @@ func readStdin(ts *testscript.TestScript) string {
 }
 
 func checkCode(ts *testscript.TestScript, neg bool, args []string) {
-	if want, err := strconv.Atoi(args[0]); neg || len(args) != 1 || err != nil || worldOf(ts).code != want {
-		ts.Fatalf("exit code %d, want %v", worldOf(ts).code, args)
+	if want, err := strconv.Atoi(args[0]); neg || len(args) != 1 || err != nil || sceneOf(ts).code != want {
+		ts.Fatalf("exit code %d, want %v", sceneOf(ts).code, args)
 	}
 }
 
@@ -118,7 +118,7 @@ func runStore(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
 		ts.Fatalf("usage: store put|cat|rev KIND NAME [FILE]")
 	}
-	s, key := worldOf(ts).store, store.Key{Kind: store.Kind(args[1]), Name: args[2]}
+	s, key := sceneOf(ts).store, store.Key{Kind: store.Kind(args[1]), Name: args[2]}
 	if args[0] == "put" {
 		_, err := s.Put(context.Background(), key, []byte(strings.TrimSpace(ts.ReadFile(args[3]))), store.AnyRevision)
 		ts.Check(err)
