@@ -82,7 +82,15 @@ func (o *ocicat) conf() string    { return `{"cniVersion":"1.0.0","name":"bench"
 
 func (o *ocicat) start(ctx context.Context) error {
 	var err error
-	o.etcd, err = o.launch("ocicat-etcd", nil, "--data-dir", filepath.Join(o.dir, "etcd"), "--listen", etcdURL)
+	ready := filepath.Join(o.dir, "etcd.ready")
+	o.etcd, err = o.launch("ocicat-etcd", nil, "--data-dir", filepath.Join(o.dir, "etcd"), "--listen", etcdURL, "--ready-file", ready)
+	if err != nil {
+		return err
+	}
+	err = o.await(ctx, o.etcd, func() error {
+		_, err := os.Stat(ready)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -99,7 +107,8 @@ func (o *ocicat) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return o.await(ctx)
+	client := cniwire.Client{Path: agentSock, Timeout: time.Second}
+	return o.await(ctx, o.agent, func() error { return client.Status(cniwire.StatusRequest{Network: "bench"}) })
 }
 
 // launch starts a program that ends with this one, its output in a log.
@@ -116,16 +125,14 @@ func (o *ocicat) launch(program string, env []string, args ...string) (*exec.Cmd
 	return cmd, cmd.Start()
 }
 
-// await waits until the agent would serve an ADD.
-func (o *ocicat) await(ctx context.Context) error {
+// await waits until a daemon is ready; its death ends the waiting.
+func (o *ocicat) await(ctx context.Context, daemon *exec.Cmd, ready func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	client := cniwire.Client{Path: agentSock, Timeout: time.Second}
 	return poll(ctx, func() error {
-		err := client.Status(cniwire.StatusRequest{Network: "bench"})
-		if err != nil && !alive(o.agent) {
-			log, _ := os.ReadFile(filepath.Join(o.dir, "ocicatd.log"))
-			return errors.Join(errGivenUp, fmt.Errorf("ocicatd ended: %w\n%s", err, log))
+		err := ready()
+		if err != nil && !alive(daemon) {
+			return errors.Join(errGivenUp, fmt.Errorf("%s ended: %w", filepath.Base(daemon.Path), err))
 		}
 		return err
 	})

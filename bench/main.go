@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 )
 
@@ -64,7 +65,22 @@ func run(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	return inside(ctx, o, dir)
+	err = inside(ctx, o, dir)
+	if err != nil {
+		showLogs(dir)
+	}
+	return err
+}
+
+// showLogs prints the ends of the daemons' logs, for whoever must find out
+// why a run failed.
+func showLogs(dir string) {
+	const end = 4 << 10
+	logs, _ := filepath.Glob(dir + "/*.log")
+	for _, log := range logs {
+		text, _ := os.ReadFile(log)
+		fmt.Fprintf(os.Stderr, "--- %s\n%s\n", filepath.Base(log), text[max(0, len(text)-end):])
+	}
 }
 
 // measureAll runs inside the namespaces.
@@ -86,7 +102,11 @@ func measureAll(ctx context.Context, o options) error {
 			return fmt.Errorf("start %s: %w", c.name(), err)
 		}
 		defer c.stop()
-		rows = append(rows, row{contender: c})
+		r := row{contender: c}
+		if err := r.warmUp(ctx); err != nil {
+			return err
+		}
+		rows = append(rows, r)
 	}
 	if err := sequential(ctx, rows, o.rounds); err != nil {
 		return err

@@ -155,6 +155,18 @@ func newPods(n int) ([]pod, error) {
 	return pods, nil
 }
 
+// warmUp does one unmeasured pair: programs come into the page cache, a node
+// claims its first block. A contender that just started may refuse at first,
+// as it may refuse a runtime, which tries again.
+func (r *row) warmUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	return poll(ctx, func() error {
+		var unmeasured series
+		return r.batch(ctx, &unmeasured, &unmeasured, 1)
+	})
+}
+
 // settle waits until only the node's own three links are left: some
 // contenders destroy theirs behind the answer.
 func settle(ctx context.Context) error {

@@ -30,9 +30,9 @@ const (
 // Sizes, in bytes.
 const (
 	maxRecord = 64 << 10 // longer lines are damage
-	// slack is set aside behind the end so that a DEL can be written on a
-	// full disk.
-	slack = 64 << 10
+	// slack is set aside behind the end, and perRecord more for each live
+	// attachment, so that their DELs can be written on a full disk.
+	slack = 16 << 10
 	// history is how long a file may become before compacting it is
 	// considered, perRecord what a live record is reckoned with.
 	history   = 256 << 10
@@ -154,15 +154,16 @@ func checksum(body []byte) string {
 	return fmt.Sprintf("%08x", crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
 }
 
-// append writes one record; spare asks that the slack behind it stays whole.
-// After an error the file holds what it held before.
-func (f *file) append(r record, spare bool) error {
+// append writes one record; unless spare is 0, only if as many bytes more
+// could be written behind it. After an error the file holds what it held
+// before.
+func (f *file) append(r record, spare int64) error {
 	line, err := r.encode()
 	if err != nil {
 		return err
 	}
-	if spare {
-		if err := f.reserve(int64(len(line)) + slack); err != nil {
+	if spare > 0 {
+		if err := f.reserve(int64(len(line)) + spare); err != nil {
 			return outOfSpace(err)
 		}
 	}
@@ -175,6 +176,9 @@ func (f *file) append(r record, spare bool) error {
 	f.size += int64(len(line))
 	return nil
 }
+
+// spare is how much to set aside while there are so many live attachments.
+func spare(live int) int64 { return slack + perRecord*int64(live) }
 
 // reserve makes sure that n bytes behind the end can be written. File systems
 // that cannot reserve are none that /run is on.
@@ -215,7 +219,7 @@ func (f *file) rewrite(attachments []Attachment) error {
 		return err
 	}
 	// On a full disk the next Intent is refused for it, which is soon enough.
-	_ = next.reserve(slack)
+	_ = next.reserve(spare(len(attachments)))
 	if err := os.Rename(fresh, f.path); err != nil {
 		return fault.New(fault.Internal, "%w", errors.Join(err, next.close(), os.Remove(fresh)))
 	}

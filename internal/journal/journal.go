@@ -113,7 +113,11 @@ func (j *Journal) Put(a Attachment) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err := j.file.append(record{Put: &a}, a.State == Intent); err != nil {
+	var behind int64
+	if a.State == Intent {
+		behind = spare(len(j.state) + 1)
+	}
+	if err := j.file.append(record{Put: &a}, behind); err != nil {
 		return fault.New(fault.KindOf(err), "write %s of %s to the journal: %w", a.State, a.ID(), err)
 	}
 	j.state[a.ID()] = a
@@ -128,7 +132,7 @@ func (j *Journal) Forget(id cluster.EndpointID) error {
 	if _, ok := j.state[id]; !ok {
 		return nil
 	}
-	if err := j.file.append(record{Forget: &id}, false); err != nil {
+	if err := j.file.append(record{Forget: &id}, 0); err != nil {
 		return fault.New(fault.KindOf(err), "forget %s in the journal: %w", id, err)
 	}
 	delete(j.state, id)
