@@ -102,6 +102,9 @@ func (f *flushing) fromQueue() {
 func (f *flushing) prepare() {
 	base := request{node: f.r.cfg.Node, use: Workload, family: 4}
 	pools, err := f.r.c.poolsFor(f.ctx, base)
+	if fault.Is(err, fault.NotFound) {
+		err = fault.New(fault.Unavailable, "%w", err) // the node is about to be registered
+	}
 	f.auto = rangesOf(pools)
 	f.ranges = map[*waiter][]poolRange{}
 	f.waiting = slices.DeleteFunc(f.waiting, func(w *waiter) bool {

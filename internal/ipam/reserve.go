@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
@@ -56,13 +57,14 @@ type ReserveConfig struct {
 // Make one with NewReserve, tell it with Adopt which addresses pods hold,
 // then Run it. All methods are safe for concurrent use.
 type Reserve struct {
-	cfg    ReserveConfig
-	c      *Client
-	log    *slog.Logger
-	handle string // of the reserve itself
-	ready  chan struct{}
-	kick   chan struct{} // wakes the writer
-	writes sync.Mutex    // held by whoever writes blocks: the writer or a re-assertion
+	cfg     ReserveConfig
+	c       *Client
+	log     *slog.Logger
+	handle  string // of the reserve itself
+	ready   chan struct{}
+	kick    chan struct{} // wakes the writer
+	refresh atomic.Bool   // look at the blocks before the next write
+	writes  sync.Mutex    // held by whoever writes blocks: the writer or a re-assertion
 
 	mu       sync.Mutex
 	queue    []netip.Addr        // held ready, in the order in which they are given
@@ -300,6 +302,13 @@ func (r *Reserve) giveBack(handle string, addr netip.Addr, done func()) {
 	if done != nil {
 		rel.done = append(rel.done, done)
 	}
+	r.wake()
+}
+
+// Refresh makes the reserve look at pools and blocks again soon: the caller
+// learned that pools or the node's labels changed.
+func (r *Reserve) Refresh() {
+	r.refresh.Store(true)
 	r.wake()
 }
 

@@ -18,10 +18,10 @@ import (
 
 // Times of the writer.
 const (
-	checkInterval = time.Minute      // between two looks at the node's blocks
-	writeTimeout  = 30 * time.Second // of one round
-	writeRetry    = time.Second      // after a round that failed, doubling …
-	maxWriteRetry = 30 * time.Second // … up to this
+	checkInterval = time.Minute           // between two looks at the node's blocks
+	writeTimeout  = 30 * time.Second      // of one round
+	writeRetry    = 50 * time.Millisecond // after a round that failed, doubling …
+	maxWriteRetry = 30 * time.Second      // … up to this
 )
 
 // cached is a block as the writer left it: its next write needs no read.
@@ -51,6 +51,7 @@ func (r *Reserve) write(ctx context.Context) {
 		if errors.Is(r.allowed(), errStarting) {
 			continue // the heartbeat will kick
 		}
+		look = r.refresh.Swap(false) || look
 		err := r.round(ctx, look)
 		if ctx.Err() != nil {
 			return
