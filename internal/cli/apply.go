@@ -4,7 +4,6 @@ package cli
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"slices"
 
@@ -198,7 +197,7 @@ func (g *globals) write(ctx context.Context, s store.Store, c change, dry bool) 
 func (g *globals) writeOnce(ctx context.Context, s store.Store, c change, dry bool) (string, error) {
 	o, result := c.document.Object, "configured"
 	if c.stored == nil {
-		resource.Create(o, newUID(), g.Now())
+		resource.Create(o, resource.NewUID(), g.Now())
 		result = "created"
 	} else {
 		resource.Replace(o, c.stored)
@@ -241,12 +240,4 @@ func (g *globals) printApplied(results []applied, dry bool) error {
 		g.line("%s %s%s", r.Resource, g.paint(s, r.Result), suffix)
 	}
 	return nil
-}
-
-// newUID is a random UUID (RFC 9562, version 4).
-func newUID() string {
-	var b [16]byte
-	rand.Read(b[:]) // never fails: crypto/rand ends the program instead
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -4,8 +4,10 @@ package resource
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"reflect"
 	"strings"
@@ -19,6 +21,14 @@ import (
 // OwnAnnotations is the prefix of annotations that programs of this project
 // write; they survive an apply that does not name them.
 const OwnAnnotations = "ocicat.net/"
+
+// NewUID is a random UUID (RFC 9562, version 4).
+func NewUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
 
 // Create fills what is decided when an object comes into being.
 func Create(o Object, uid string, now time.Time) {

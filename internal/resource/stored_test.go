@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	v3 "github.com/ocicat-net/ocicat/api/v3"
+	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/resource"
@@ -81,6 +82,10 @@ func TestIPAMConfigShape(t *testing.T) {
 		got, err := resource.Encode(c, nil)
 		if err != nil || !resource.Equal(got, []byte(test.want)) {
 			t.Errorf("%+v is stored as %s, %v; want %s", test.spec, got, err, test.want)
+		}
+		rules, err := alloc.ParseConfig(got)
+		if err != nil || rules.StrictAffinity != test.spec.StrictAffinity || rules.AutoAllocate != c.AutoAllocate() || rules.MaxBlocks != test.spec.MaxBlocksPerHost {
+			t.Errorf("%s means %+v to IPAM, %v", got, rules, err)
 		}
 		back, err := resource.Decode(entry(store.IPAMConfig, "default", test.want))
 		if err != nil {
