@@ -54,7 +54,7 @@ func (l *Lab) raiseHistory(ctx context.Context, s *State) ([]string, error) {
 		return nil, fmt.Errorf("play the cluster's past: %w", err)
 	}
 	s.History = true
-	return []string{fmt.Sprintf("pool %s, ipipMode Always, then Never: %s back in the queue", s.Topology.Pool, count(len(h.nodes), "tunnel address"))}, l.save(s)
+	return []string{fmt.Sprintf("pool %s: ipipMode Always, then Never", s.Topology.Pool)}, l.save(s)
 }
 
 // play can be repeated after it failed anywhere: the pool's mode tells whether

@@ -309,3 +309,22 @@ func buildPrograms(t *testing.T, names ...string) string {
 	run(t, "go", args...)
 	return dir
 }
+
+func TestCheckHostLeavesNothing(t *testing.T) {
+	nstest.RequireRoot(t)
+	before, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := CheckHost()
+	if err != nil || !strings.Contains(strings.Join(have, " "), "veth, bridge") {
+		t.Errorf("host check: %v, %v", have, err)
+	}
+	after, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("mounts changed from\n%s\nto\n%s (%v)", before, after, err)
+	}
+	if out, err := exec.Command("ip", "link", "show", "check0").CombinedOutput(); err == nil {
+		t.Errorf("check0 is left: %s", out)
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/admin"
-	"github.com/ocicat-net/ocicat/internal/fault"
 )
 
 // KillAgent kills a node's agent as a crash would and leaves it dead.
@@ -60,8 +59,9 @@ type Status struct {
 
 // PartStatus says whether a process runs and serves.
 type PartStatus struct {
-	PID   int    `json:"pid"`
-	State string `json:"state"` // "running", "ready", or why not
+	PID    int    `json:"pid"`
+	State  string `json:"state"` // "running" or "ready", or what is wrong
+	Reason string `json:"reason,omitempty"`
 }
 
 // NodeStatus is one node: its namespaces and its agent.
@@ -104,7 +104,7 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	status := Status{Name: s.Name, Created: s.Created, Datastore: PartStatus{s.Datastore.PID, "running"}}
+	status := Status{Name: s.Name, Created: s.Created, Datastore: PartStatus{PID: s.Datastore.PID, State: "running"}}
 	if !s.Datastore.Alive() {
 		status.Datastore.State = "dead"
 	}
@@ -128,7 +128,7 @@ func (l *Lab) agentStatus(ctx context.Context, n Node) PartStatus {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 		if err := admin.Dial(n.Admin).Ready(ctx); err != nil {
-			p.State = fault.New(fault.Unavailable, "not ready: %w", err).Error()
+			p.State, p.Reason = "not ready", err.Error()
 		}
 	}
 	return p

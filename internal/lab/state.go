@@ -192,3 +192,18 @@ func (s *State) Pod(name string) (*Pod, error) {
 	}
 	return nil, fault.Hint(fault.New(fault.Conflict, "pod %q: several pods fit", name), "Name one of %s.", strings.Join(names, ", "))
 }
+
+// IdlestNode is the node with the fewest pods, the first of several.
+func (s *State) IdlestNode() string {
+	pods := map[string]int{}
+	for _, p := range s.Pods {
+		pods[p.Node]++
+	}
+	best := ""
+	for _, n := range s.Nodes {
+		if best == "" || pods[n.Name] < pods[best] {
+			best = n.Name
+		}
+	}
+	return best
+}
