@@ -45,8 +45,8 @@ func RandomMAC() host.MAC {
 //
 // Attaching an endpoint again verifies and completes what stands. A link of
 // that name that is not this endpoint's, an interface of that name in the pod,
-// or another route to the address is a Conflict, and nothing was changed. On
-// any other failure a pair made by this call is destroyed again.
+// another route to the address or another default route in the pod is a
+// Conflict. On any failure a pair made by this call is destroyed again.
 func (h *Handle) Attach(ctx context.Context, a Attachment) error {
 	pod, err := OpenAt(a.PodNetNS)
 	if err != nil {
@@ -166,9 +166,9 @@ func (h *Handle) lead(ctx context.Context, want host.Route, index int) error {
 	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set "+RouteKey(want.Key()), want, index)
 	err := h.send(ctx, &b)[0]
 	if isErrno(err, unix.EEXIST) {
-		return h.verifyRoute(ctx, want)
+		err = h.verifyRoute(ctx, want)
 	}
-	return err
+	return fault.Hint(err, "Another interface has the pod's address: find what made that route, and delete it.")
 }
 
 // verifyRoute accepts the endpoint's own route and names what holds its place
@@ -185,43 +185,56 @@ func (h *Handle) verifyRoute(ctx context.Context, want host.Route) error {
 		if SameRoute(want, r) {
 			return nil
 		}
-		err := fault.New(fault.Conflict, "set %s: %q has its place", RouteKey(want.Key()), r)
-		return fault.Hint(err, "Another interface has the pod's address: find what made that route, and delete it.")
+		return fault.New(fault.Conflict, "set %s: %q has its place", RouteKey(want.Key()), r)
 	}
 	return fault.New(fault.Unavailable, "set %s: it came and went", RouteKey(want.Key()))
 }
 
-// dressPod gives the pod its address, its two routes and, if asked for, the
-// gateway's permanent neighbour. Routes need the link up; nothing in the pod
-// uses it before.
+// dressPod brings the pod's end up with its address, the gateway's permanent
+// neighbour if asked for, and its two routes.
 func dressPod(ctx context.Context, pod *Handle, a Attachment, index int) error {
-	dev, gateway := a.Endpoint.ID.IfName, netip.PrefixFrom(core.Gateway, 32)
+	dev := a.Endpoint.ID.IfName
 	var b batch
-	b.add(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add address "+a.Endpoint.Addr.String()+" to the pod's "+dev, ifaddr(index, a.Endpoint.Addr.BitLen(), host.ScopeGlobal))
+	b.add(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "add address "+a.Endpoint.Addr.String()+" to "+dev, ifaddr(index, a.Endpoint.Addr.BitLen(), host.ScopeGlobal))
 	b.bytes(unix.IFA_LOCAL, a.Endpoint.Addr.AsSlice())
 	b.bytes(unix.IFA_ADDRESS, a.Endpoint.Addr.AsSlice())
-	b.add(unix.RTM_SETLINK, 0, "set the pod's "+dev+" up", ifinfo(index, unix.IFF_UP, unix.IFF_UP))
+	b.add(unix.RTM_SETLINK, 0, "set "+LinkKey(dev)+" up", ifinfo(index, unix.IFF_UP, unix.IFF_UP))
 	if a.PermGateway {
-		b.neigh("set the pod's neighbour "+core.Gateway.String(), host.Neigh{Dev: dev, IP: core.Gateway, MAC: a.Want.Link.MAC}, index)
+		gateway := host.Neigh{Dev: dev, IP: core.Gateway, MAC: a.Want.Link.MAC}
+		b.neigh("set "+NeighKey(gateway.Key()), gateway, index)
 	}
-	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set the pod's route "+core.Gateway.String(),
-		host.Route{Dst: gateway, Dev: dev, Proto: host.ProtoBoot, Scope: host.ScopeLink}, index)
-	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set the pod's default route",
-		host.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: core.Gateway, Dev: dev, Proto: host.ProtoBoot}, index)
-	var errs []error
-	for _, err := range pod.send(ctx, &b) {
-		if !isErrno(err, unix.EEXIST) { // there already: this Attach repeats another
-			errs = append(errs, err)
+	routes := podRoutes(dev)
+	first := len(b.msgs)
+	for _, r := range routes {
+		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set "+RouteKey(r.Key()), r, index)
+	}
+	errs := pod.send(ctx, &b)
+	for i, r := range routes {
+		if isErrno(errs[first+i], unix.EEXIST) {
+			errs[first+i] = pod.verifyRoute(ctx, r)
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		err = fault.New(fault.KindOf(err), "in the pod's namespace: %w", err)
+		return fault.Hint(err, "Give each pod a network namespace of its own, as its runtime left it.")
+	}
+	return nil
+}
+
+// podRoutes are the two routes of a pod: its gateway, which nobody owns, is on
+// the link, and everything is behind it.
+func podRoutes(dev string) []host.Route {
+	return []host.Route{
+		{Dst: netip.PrefixFrom(core.Gateway, 32), Dev: dev, Proto: host.ProtoBoot, Scope: host.ScopeLink},
+		{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: core.Gateway, Dev: dev, Proto: host.ProtoBoot},
+	}
 }
 
 // destroy takes a pair away by its host end. It is the undoing of a failure
 // and must not fail because a deadline passed.
 func (h *Handle) destroy(hostEnd host.Link) error {
 	var b batch
-	b.add(unix.RTM_DELLINK, 0, "destroy link "+hostEnd.Name, ifinfo(hostEnd.Index, 0, 0))
+	b.add(unix.RTM_DELLINK, 0, "destroy "+LinkKey(hostEnd.Name), ifinfo(hostEnd.Index, 0, 0))
 	err := h.send(context.Background(), &b)[0]
 	if isErrno(err, unix.ENODEV) {
 		return nil

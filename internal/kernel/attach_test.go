@@ -3,9 +3,12 @@
 package kernel_test
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -220,6 +223,13 @@ func TestAttachConflicts(t *testing.T) {
 			},
 			`set route 172.16.196.1/32: "172.16.196.1 dev br1 scope link`,
 		},
+		"another default route in the pod": {
+			func(n node, pod *nstest.NS) {
+				nstest.Veth(pod, "net1", nstest.New(t), "x")
+				pod.IP("route add default dev net1")
+			},
+			`in the pod's namespace: set route 0.0.0.0/0: "default dev net1 scope link`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, pod := newNode(t), nstest.New(t)
@@ -292,5 +302,66 @@ func TestDetachLeavesAnotherEndpointsLink(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, seen(n, pod)); diff != "" {
 		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
+func TestAttachUndoesWhatItBegan(t *testing.T) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx    context.Context
+		change func(*kernel.Attachment)
+		text   string
+	}{
+		"at the pair":     {t.Context(), func(a *kernel.Attachment) { a.Want.Link.MTU = 100_000 }, "create link cali1dadcdd5b31: invalid argument"},
+		"at a setting":    {t.Context(), func(a *kernel.Attachment) { a.Want.Sysctls[6].Value = "never" }, "set sysctl net/ipv6/conf/cali1dadcdd5b31/accept_ra: invalid argument"},
+		"at the alias":    {t.Context(), func(a *kernel.Attachment) { a.Want.Link.Alias = strings.Repeat("x", 300) }, "set link cali1dadcdd5b31: "},
+		"at the MAC":      {t.Context(), func(a *kernel.Attachment) { a.Want.Link.MAC = host.MAC{1} }, "create link cali1dadcdd5b31: cannot assign requested address"},
+		"at the route":    {t.Context(), func(a *kernel.Attachment) { a.Want.Route.Src = netip.MustParseAddr("192.0.2.1") }, "set route 172.16.196.1/32: invalid argument"},
+		"before anything": {ended, func(*kernel.Attachment) {}, "netlink: context canceled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, pod := newNode(t), nstest.New(t)
+			before := seen(n, pod)
+			a := attachment(article(), pod)
+			c.change(&a)
+			err := n.kernel.Attach(c.ctx, a)
+			if err == nil || !strings.HasPrefix(err.Error(), c.text) {
+				t.Errorf("error %q, want %q", err, c.text)
+			}
+			if diff := cmp.Diff(before, seen(n, pod)); diff != "" {
+				t.Errorf("something is left (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Many at once, each endpoint by two callers: a runtime's retry may overtake
+// its first call.
+func TestAttachConcurrently(t *testing.T) {
+	n := newNode(t)
+	var running sync.WaitGroup
+	errs := make(chan error, 64)
+	var routes []string
+	for i := range 16 {
+		ep := article()
+		ep.ID.ContainerID = fmt.Sprintf("c%d", i)
+		ep.HostIf = fmt.Sprintf("cali%d", i)
+		ep.Addr = netip.AddrFrom4([4]byte{172, 16, 196, byte(i)})
+		routes = append(routes, fmt.Sprintf("%s dev %s scope link", ep.Addr, ep.HostIf))
+		a := attachment(ep, nstest.New(t))
+		for range 2 {
+			running.Go(func() { errs <- n.kernel.Attach(t.Context(), a) })
+		}
+	}
+	running.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if diff := cmp.Diff(strings.Join(routes, "\n"), n.IP("route show")); diff != "" {
+		t.Errorf("ip route show (-want +got):\n%s", diff)
 	}
 }
