@@ -100,7 +100,10 @@ func (e Export) offer(p Path) (o offer, ok bool) {
 	if err != nil || len(wire) > message.MaxAttrs {
 		return offer{}, false
 	}
-	o = offer{wire: string(wire), to: audience{source: p.From.Addr}}
+	o = offer{wire: string(wire)}
+	if p.From.Internal == e.Internal {
+		o.to.source = p.From.Addr // else it is not in this group
+	}
 	if a.NextHop != e.LocalAddr && a.NextHop != p.From.Addr {
 		o.to.hop = a.NextHop
 	}

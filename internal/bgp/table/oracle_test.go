@@ -148,12 +148,11 @@ func loopFree(a *message.Attrs) bool {
 		!slices.Contains(a.ClusterList, self.RouterID) && !slices.Contains(self.Addrs, a.NextHop)
 }
 
-// told is what a peer should have been told of a prefix; nil for nothing.
-func (m *model) told(e Export, to netip.Addr, prefix netip.Prefix) *message.Attrs {
-	c, ok := m.best(prefix)
+// told is what a peer should have been told of a best path; nil for nothing.
+func told(e Export, to netip.Addr, c candidate) *message.Attrs {
 	own := !c.from.Addr.IsValid()
 	switch {
-	case !ok, c.from.Addr == to, slices.Contains(c.attrs.Communities, message.NoAdvertise):
+	case c.from.Addr == to, slices.Contains(c.attrs.Communities, message.NoAdvertise):
 		return nil
 	case e.Internal && c.from.Internal:
 		return nil
