@@ -494,7 +494,7 @@ func (r *Reserve) missingBlock(ctx context.Context, p netip.Prefix, bt *batch) e
 func (r *Reserve) plan(b *alloc.Block, bt *batch, fill int) outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := planner{self: r.own(), busy: r.busy, fill: fill}.apply(b, bt)
+	out := planner{self: r.own(), busy: r.busy, resting: r.rests, fill: fill}.apply(b, bt)
 	for w, addr := range out.given {
 		r.pods[addr] = &pod{addr: addr, who: w.who, pending: true}
 		r.queue = slices.DeleteFunc(r.queue, func(a netip.Addr) bool { return a == addr })

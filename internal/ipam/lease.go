@@ -197,8 +197,8 @@ func (r *Reserve) granted(l lease) error {
 
 // findHeartbeat reads the stored heartbeat and decides whether it may be
 // written over: one of those expected; before the first of this boot also
-// none, or this instance's own; or another's that stands still. Where it was
-// not expected every address is asserted anew first.
+// none, or this instance's own; or another machine's that stands still. Where
+// it was not expected every address is asserted anew first.
 func (r *Reserve) findHeartbeat(ctx context.Context, foreign *standstill, expect ...Heartbeat) (lease, error) {
 	e, missing, err := r.getHeartbeat(ctx)
 	if err != nil {
@@ -210,8 +210,10 @@ func (r *Reserve) findHeartbeat(ctx context.Context, foreign *standstill, expect
 			stored = Heartbeat{InstanceUID: "unreadable"}
 		}
 	}
-	mine := stored.InstanceUID == r.cfg.InstanceUID
-	first := expect[0].Counter == 0 // this boot has not written one yet
+	// Before this boot's first heartbeat one of another boot means a reboot;
+	// after it, a second machine with a copy of our disk.
+	first := expect[0].Counter == 0
+	mine := stored.InstanceUID == r.cfg.InstanceUID && (first || missing || stored.BootID == r.cfg.BootID)
 	if !(first && mine || !missing && slices.Contains(expect, stored)) {
 		r.suspend(stored, missing)
 		if !mine && !foreign.still(e.Revision) {

@@ -34,9 +34,10 @@ type outcome struct {
 
 // planner works a batch out. Nothing in it changes while it does.
 type planner struct {
-	self alloc.Attribute       // of addresses held ready
-	busy func(netip.Addr) bool // addresses of pods and of releases under way
-	fill int                   // how many more to hold ready
+	self    alloc.Attribute       // of addresses held ready
+	busy    func(netip.Addr) bool // addresses of pods and of releases under way
+	resting func(netip.Addr) bool // addresses that another boot may still be giving
+	fill    int                   // how many more to hold ready
 }
 
 // apply changes b as bt asks.
@@ -108,7 +109,7 @@ func (p planner) serve(b *alloc.Block, w *waiter, out *outcome) {
 		return
 	}
 	err := error(nil)
-	if holder, held := b.Holder(w.claim.Want); held && holder.Handle == p.self.Handle && !p.busy(w.claim.Want) {
+	if holder, held := b.Holder(w.claim.Want); held && holder.Handle == p.self.Handle && !p.busy(w.claim.Want) && !p.resting(w.claim.Want) {
 		err = b.Reassign(w.claim.Want, w.who)
 	} else {
 		err = b.Assign(w.claim.Want, w.who)
@@ -125,7 +126,7 @@ func (p planner) serve(b *alloc.Block, w *waiter, out *outcome) {
 // held lists the addresses b holds ready, oldest first.
 func (p planner) held(b *alloc.Block, out outcome) []netip.Addr {
 	held := b.HeldBy(func(a alloc.Attribute) bool { return a.Handle == p.self.Handle })
-	held = slices.DeleteFunc(held, p.busy)
+	held = slices.DeleteFunc(held, func(addr netip.Addr) bool { return p.busy(addr) || p.resting(addr) })
 	slices.SortStableFunc(held, func(x, y netip.Addr) int { return cmp.Compare(b.SequenceOf(x), b.SequenceOf(y)) })
 	return held
 }

@@ -81,8 +81,9 @@ type Reserve struct {
 	identity error // why nothing may be given; nil while this instance is the node
 	away     error // the last failure of the datastore, nil after a success
 	problems map[string]problem.Problem
-	strays   map[stray]bool
-	done     bool // ready is closed
+	strays   map[stray]time.Time      // when they were first seen
+	resting  map[netip.Addr]time.Time // held ready by another boot, since when that was seen
+	done     bool                     // ready is closed
 
 	// Only with writes held:
 	cache   map[netip.Prefix]cached
@@ -157,7 +158,8 @@ func NewReserve(cfg ReserveConfig) *Reserve {
 		blocks:   map[netip.Prefix]bool{},
 		identity: errStarting,
 		problems: map[string]problem.Problem{},
-		strays:   map[stray]bool{},
+		strays:   map[stray]time.Time{},
+		resting:  map[netip.Addr]time.Time{},
 		cache:    map[netip.Prefix]cached{},
 		counted:  map[netip.Prefix]int{},
 	}

@@ -155,19 +155,27 @@ func (r *Reserve) sight(own []*alloc.Block) {
 		seq  uint64
 	}
 	var held []ready
-	strays := map[stray]bool{}
+	strays, resting := map[stray]time.Time{}, map[netip.Addr]time.Time{}
 	for _, b := range own {
-		for _, addr := range b.HeldBy(func(alloc.Attribute) bool { return true }) {
+		for _, addr := range b.HeldBy(r.isMine) {
 			who, _ := b.Holder(addr)
 			switch {
 			case r.busy(addr):
-			case who.Handle == r.handle:
+			case who.Handle != r.handle:
+				s := stray{addr, who.Handle}
+				strays[s] = firstSeen(r.strays[s])
+				r.judge(s, who, strays[s])
+			case who.Secondary[alloc.AttrBoot] != r.cfg.BootID:
+				resting[addr] = firstSeen(r.resting[addr])
+				if time.Since(resting[addr]) >= LeaseTime {
+					held = append(held, ready{addr, b.SequenceOf(addr)})
+				}
+			default:
 				held = append(held, ready{addr, b.SequenceOf(addr)})
-			case who.Secondary[alloc.AttrInstance] == r.cfg.InstanceUID && who.Secondary[alloc.AttrNode] == r.cfg.Node:
-				strays[stray{addr, who.Handle}] = true
 			}
 		}
 	}
+	r.strays, r.resting = strays, resting
 	slices.SortStableFunc(held, func(a, b ready) int { return cmp.Compare(a.seq, b.seq) })
 	var addrs []netip.Addr
 	for _, h := range held {
@@ -177,13 +185,41 @@ func (r *Reserve) sight(own []*alloc.Block) {
 	for _, p := range r.pods {
 		p.pending = true // flush finds whether it is so
 	}
-	for s := range strays {
-		if r.strays[s] {
-			r.log.Info("released an address of this node that no pod holds", "address", s.addr, "handle", s.handle)
-			r.giveBack(s.handle, s.addr, nil)
-		}
+}
+
+// isMine reports whether this machine made an allocation, in any boot.
+func (r *Reserve) isMine(who alloc.Attribute) bool {
+	return who.Handle == r.handle ||
+		who.Secondary[alloc.AttrInstance] == r.cfg.InstanceUID && who.Secondary[alloc.AttrNode] == r.cfg.Node
+}
+
+// firstSeen is before, or now if that is not set.
+func firstSeen(before time.Time) time.Time {
+	if before.IsZero() {
+		return time.Now()
 	}
-	r.strays = strays
+	return before
+}
+
+// rests reports whether an address held ready by another boot of this machine
+// may still be given there. After a reboot nobody does; but a copy of the
+// machine's disk looks the same, and its lease ends only with time.
+func (r *Reserve) rests(addr netip.Addr) bool {
+	since, known := r.resting[addr]
+	return known && time.Since(since) < LeaseTime
+}
+
+// judge releases an allocation that no pod accounts for: of this boot when it
+// is seen a second time, of another once that one's lease must be over.
+func (r *Reserve) judge(s stray, who alloc.Attribute, since time.Time) {
+	wait := checkInterval / 2
+	if who.Secondary[alloc.AttrBoot] != r.cfg.BootID {
+		wait = LeaseTime
+	}
+	if time.Since(since) >= wait {
+		r.log.Info("released an address of this node that no pod holds", "address", s.addr, "holder", who)
+		r.giveBack(s.handle, s.addr, nil)
+	}
 }
 
 // requeue makes held the queue's part that of names. Addresses that were
