@@ -54,10 +54,16 @@ type frame struct {
 	loaded bool
 }
 
+// stream is what a connection needs of a *net.TCPConn.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+}
+
 // conn is one TCP connection of a peer, with its reader and its writer.
 type conn struct {
 	id  session.ConnID
-	tcp *net.TCPConn
+	tcp stream
 
 	frames    chan<- frame // the peer's; the reader's and the writer's findings
 	control   chan []byte
@@ -74,7 +80,7 @@ type conn struct {
 // keepalives says how often to send them, and how long a write may take.
 type keepalives struct{ every, hold time.Duration }
 
-func newConn(id session.ConnID, tcp *net.TCPConn, frames chan<- frame) *conn {
+func newConn(id session.ConnID, tcp stream, frames chan<- frame) *conn {
 	return &conn{
 		id: id, tcp: tcp,
 		frames:    frames,
@@ -207,8 +213,14 @@ func (c *conn) write() error {
 
 var errFinished = errors.New("connection finished")
 
-// step waits for one thing to do and does it.
+// step waits for one thing to do and does it. What the state machine has queued
+// goes first: no route may overtake the KEEPALIVE that confirms the session.
 func (w *writer) step() error {
+	select {
+	case b := <-w.control:
+		return w.put(b)
+	default:
+	}
 	select {
 	case b := <-w.control:
 		return w.put(b)

@@ -44,7 +44,7 @@ func newListener(log *slog.Logger, inside func(func() error) error, accept func(
 // set changes address and keys; it takes ownership of keys. A key the kernel
 // refuses is no error here: whoever accepts a connection of that peer must set
 // it on the connection too, and so finds out.
-func (l *listener) set(addr netip.AddrPort, keys map[netip.Addr]string) {
+func (l *listener) set(ctx context.Context, addr netip.AddrPort, keys map[netip.Addr]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := l.keys
@@ -59,7 +59,9 @@ func (l *listener) set(addr netip.AddrPort, keys map[netip.Addr]string) {
 	}
 	if l.ln != nil {
 		l.rekey(old)
+		return
 	}
+	_ = l.open(ctx) // run tries again, and says what is wrong
 }
 
 // rekey brings the open socket from the old keys to the present ones.
@@ -102,7 +104,7 @@ func (l *listener) run(ctx context.Context) {
 	})()
 	trouble := ""
 	for ctx.Err() == nil {
-		ln, err := l.open(ctx)
+		ln, err := l.current(ctx)
 		if ln != nil {
 			if trouble != "" {
 				trouble = ""
@@ -123,25 +125,34 @@ func (l *listener) run(ctx context.Context) {
 	}
 }
 
-// open returns the open socket, opening it if one is wanted; nil without an
-// error means that none is.
-func (l *listener) open(ctx context.Context) (*net.TCPListener, error) {
+// current is the open socket, opened if one is wanted; nil without an error
+// means that none is.
+func (l *listener) current(ctx context.Context) (*net.TCPListener, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ln != nil || l.addr.Port() == 0 || ctx.Err() != nil {
-		return l.ln, nil
+	if ctx.Err() != nil {
+		return nil, nil
 	}
-	err := l.inside(func() error {
+	err := l.open(ctx)
+	return l.ln, err
+}
+
+// open opens the socket if one is wanted and there is none.
+func (l *listener) open(ctx context.Context) error {
+	if l.ln != nil || l.addr.Port() == 0 {
+		return nil
+	}
+	return l.inside(func() error {
 		// The runtime asks for the largest backlog the kernel allows
 		// (net.core.somaxconn, 4096), so a storm of peers is not dropped.
 		lc := net.ListenConfig{KeepAlive: -1, Control: onSocket(l.prepare)}
+		lc.SetMultipathTCP(false) // the runtime's default for listeners, which knows no MD5 keys
 		ln, err := lc.Listen(ctx, "tcp4", l.addr.String())
 		if err == nil {
 			l.ln = ln.(*net.TCPListener)
 		}
 		return err
 	})
-	return l.ln, err
 }
 
 // prepare sets the keys before the socket can take a first connection.

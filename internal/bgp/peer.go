@@ -57,9 +57,8 @@ type peer struct {
 
 // view is what others may know of a peer; it is made after every step.
 type view struct {
-	session  speaker.Session
-	password string
-	synced   bool
+	session speaker.Session
+	synced  bool
 }
 
 // attempt is a dial under way.

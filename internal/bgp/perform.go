@@ -229,7 +229,7 @@ func (p *peer) publish() {
 	if p.trouble != "" {
 		s.State, s.Reason = speaker.Idle, p.trouble
 	}
-	now := view{session: s, password: cfg.Password, synced: p.synced}
+	now := view{session: s, synced: p.synced}
 	if old := p.view.Load(); old == nil || *old != now {
 		p.view.Store(&now)
 	}

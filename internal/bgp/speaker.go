@@ -35,7 +35,9 @@ type Options struct {
 	// /proc/sys/kernel/random/boot_id does.
 	BootID string
 	// OnChange is called when Learned, Unsynced or the state of a session may
-	// be another. It must not block, and may be called from any goroutine.
+	// be another, but not before the first complete Config is in effect: what
+	// the speaker says is a full picture from the first call on. It must not
+	// block, and may be called from any goroutine.
 	OnChange func()
 }
 
@@ -49,6 +51,7 @@ type Speaker struct {
 	gate       chan struct{} // closed once OPENs may be sent
 	gateOnce   sync.Once
 	verified   atomic.Bool
+	complete   atomic.Bool   // a complete Config is in effect
 	impatient  atomic.Bool   // the restart time is over: nobody is waited for any more
 	configured chan struct{} // capacity 1: config was set
 	rib        *rib
@@ -154,13 +157,17 @@ func (s *Speaker) ForwardingVerified() {
 func (s *Speaker) openGate() { s.gateOnce.Do(func() { close(s.gate) }) }
 
 // changed tells the agent.
-func (s *Speaker) changed() { s.opts.OnChange() }
+func (s *Speaker) changed() {
+	if s.complete.Load() {
+		s.opts.OnChange()
+	}
+}
 
 // apply brings peers, table and listener to the wanted configuration.
 func (s *Speaker) apply() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.config == nil || s.closed {
+		s.mu.Unlock()
 		return
 	}
 	cfg := *s.config
@@ -177,12 +184,14 @@ func (s *Speaker) apply() {
 			s.dismiss(addr, p)
 		}
 	}
-	if s.rib.configure(cfg) {
-		s.changed()
-	}
-	s.listener.set(cfg.Listen, keys)
+	changed := s.rib.configure(cfg)
 	for addr, want := range wanted {
-		s.employ(addr, want)
+		changed = s.employ(addr, want) || changed
+	}
+	s.listener.set(s.ctx, cfg.Listen, keys)
+	s.mu.Unlock()
+	if first := cfg.Complete && s.complete.CompareAndSwap(false, true); first || changed {
+		s.changed()
 	}
 }
 
@@ -197,14 +206,14 @@ func (s *Speaker) dismiss(addr netip.Addr, p *peer) {
 	})
 }
 
-// employ makes or changes the peer at addr.
-func (s *Speaker) employ(addr netip.Addr, want peerConfig) {
+// employ makes or changes the peer at addr; it says whether it is new.
+func (s *Speaker) employ(addr netip.Addr, want peerConfig) (fresh bool) {
 	if p := s.peers[addr]; p != nil {
 		if p.wanted.peer != want.peer || p.wanted.session != want.session {
 			p.wanted = want
 			p.orders.leave(func(o *orders) { o.config = &want })
 		}
-		return
+		return false
 	}
 	p := newPeer(s, want)
 	p.wanted = want
@@ -214,23 +223,25 @@ func (s *Speaker) employ(addr netip.Addr, want peerConfig) {
 		p.linger.Wait()
 		close(p.left)
 	})
+	return true
 }
 
 // accept takes a connection from the listener, or says why not.
 func (s *Speaker) accept(tcp *net.TCPConn, from netip.Addr) error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	p := s.peers[from]
-	s.mu.Unlock()
-	if p == nil {
+	switch {
+	case p == nil:
 		return fault.New(fault.NotFound, "no BGP peer has this address")
-	}
-	v := p.view.Load()
-	if v.password != "" {
+	case p.wanted.invalid != nil:
+		return p.wanted.invalid
+	case p.wanted.peer.Password != "":
 		// The connection may have been made before the listening socket knew
 		// the key. With the key on it, unsigned segments are dropped.
 		raw, err := tcp.SyscallConn()
 		if err == nil {
-			err = control(raw, func(fd int) error { return setMD5(fd, from, v.password) })
+			err = control(raw, func(fd int) error { return setMD5(fd, from, p.wanted.peer.Password) })
 		}
 		if err != nil {
 			return err
@@ -255,7 +266,7 @@ func (s *Speaker) Shutdown(ctx context.Context, reason string) {
 		})
 		leaving = append(leaving, p)
 	}
-	s.listener.set(netip.AddrPort{}, nil)
+	s.listener.set(ctx, netip.AddrPort{}, nil)
 	s.mu.Unlock()
 	s.forgetRun()
 	for _, p := range leaving {
