@@ -39,32 +39,45 @@ type BGPConfigurationSpec struct {
 	// ListenPort is the TCP port nodes listen on and mesh peers dial; default
 	// 179.
 	ListenPort int `json:"listenPort,omitempty"`
-	// BindMode is None (default, all addresses) or NodeIP.
+	// BindMode is None (default, all addresses) or NodeIP. Not
+	// supported yet.
 	BindMode string `json:"bindMode,omitempty"`
-	// NodeMeshPassword is the secret that holds the mesh's MD5 password.
+	// NodeMeshPassword is the secret that holds the mesh's MD5 password. Not
+	// supported yet.
 	NodeMeshPassword *BGPPassword `json:"nodeMeshPassword,omitempty"`
-	// NodeMeshMaxRestartTime is the graceful restart time of mesh sessions.
+	// NodeMeshMaxRestartTime is the graceful restart time of mesh sessions. Not
+	// supported yet.
 	NodeMeshMaxRestartTime string `json:"nodeMeshMaxRestartTime,omitempty"`
-	// ServiceLoadBalancerIPs are ranges of service addresses to announce.
+	// ServiceLoadBalancerIPs are ranges of service addresses to announce. Not
+	// supported yet.
 	ServiceLoadBalancerIPs []CIDRBlock `json:"serviceLoadBalancerIPs,omitempty"`
-	// ServiceExternalIPs are ranges of service addresses to announce.
+	// ServiceExternalIPs are ranges of service addresses to announce. Not
+	// supported yet.
 	ServiceExternalIPs []CIDRBlock `json:"serviceExternalIPs,omitempty"`
-	// ServiceClusterIPs are ranges of service addresses to announce.
+	// ServiceClusterIPs are ranges of service addresses to announce. Not
+	// supported yet.
 	ServiceClusterIPs []CIDRBlock `json:"serviceClusterIPs,omitempty"`
-	// ServiceLoadBalancerAggregation is Enabled or Disabled.
+	// ServiceLoadBalancerAggregation is Enabled or Disabled. Not
+	// supported yet.
 	ServiceLoadBalancerAggregation string `json:"serviceLoadBalancerAggregation,omitempty"`
-	// Communities give names to BGP communities.
+	// Communities give names to BGP communities. Not
+	// supported yet.
 	Communities []Community `json:"communities,omitempty"`
-	// PrefixAdvertisements attach communities to prefixes.
+	// PrefixAdvertisements attach communities to prefixes. Not
+	// supported yet.
 	PrefixAdvertisements []PrefixAdvertisement `json:"prefixAdvertisements,omitempty"`
-	// IgnoredInterfaces are patterns of devices whose routes are not announced.
+	// IgnoredInterfaces are patterns of devices whose routes are not announced. Not
+	// supported yet.
 	IgnoredInterfaces []string `json:"ignoredInterfaces,omitempty"`
-	// LocalWorkloadPeeringIPV4 is the address pods peer with.
+	// LocalWorkloadPeeringIPV4 is the address pods peer with. Not
+	// supported yet.
 	LocalWorkloadPeeringIPV4 string `json:"localWorkloadPeeringIPV4,omitempty"`
-	// LocalWorkloadPeeringIPV6 is the address pods peer with.
+	// LocalWorkloadPeeringIPV6 is the address pods peer with. Not
+	// supported yet.
 	LocalWorkloadPeeringIPV6 string `json:"localWorkloadPeeringIPV6,omitempty"`
 	// ProgramClusterRoutes is Enabled or Disabled: whether BGP routes of other
-	// nodes go into the kernel.
+	// nodes go into the kernel. Not
+	// supported yet.
 	ProgramClusterRoutes string `json:"programClusterRoutes,omitempty"`
 }
 

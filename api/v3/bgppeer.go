@@ -41,26 +41,35 @@ type BGPPeerSpec struct {
 	LocalWorkloadSelector string `json:"localWorkloadSelector,omitempty"`
 	// Password is the secret that holds the MD5 password. Not supported yet.
 	Password *BGPPassword `json:"password,omitempty"`
-	// SourceAddress is UseNodeIP (default) or None.
+	// SourceAddress is UseNodeIP (default) or None, which is not supported
+	// yet.
 	SourceAddress string `json:"sourceAddress,omitempty"`
-	// KeepOriginalNextHop is the older form of NextHopMode Keep.
+	// KeepOriginalNextHop is the older form of NextHopMode Keep. Not
+	// supported yet.
 	KeepOriginalNextHop bool `json:"keepOriginalNextHop,omitempty"`
-	// NextHopMode is Auto (default), Self or Keep.
+	// NextHopMode is Auto (default), Self or Keep, of which only Auto is
+	// supported yet.
 	NextHopMode string `json:"nextHopMode,omitempty"`
-	// MaxRestartTime is the graceful restart time, as "120s".
+	// MaxRestartTime is the graceful restart time, as "120s". Not
+	// supported yet.
 	MaxRestartTime string `json:"maxRestartTime,omitempty"`
-	// KeepaliveTime is the interval of keepalives, as "10s".
+	// KeepaliveTime is the interval of keepalives, as "10s". Not
+	// supported yet.
 	KeepaliveTime string `json:"keepaliveTime,omitempty"`
-	// NumAllowedLocalASNumbers is how often the own AS may stand in a path.
+	// NumAllowedLocalASNumbers is how often the own AS may stand in a path. Not
+	// supported yet.
 	NumAllowedLocalASNumbers int `json:"numAllowedLocalASNumbers,omitempty"`
-	// TTLSecurity is the number of hops to the peer (RFC 5082).
+	// TTLSecurity is the number of hops to the peer (RFC 5082). Not
+	// supported yet.
 	TTLSecurity int `json:"ttlSecurity,omitempty"`
-	// ReachableBy is the gateway to a peer that is not on the link.
+	// ReachableBy is the gateway to a peer that is not on the link. Not
+	// supported yet.
 	ReachableBy string `json:"reachableBy,omitempty"`
-	// Filters are the names of BGPFilters.
+	// Filters are the names of BGPFilters. Not
+	// supported yet.
 	Filters []string `json:"filters,omitempty"`
 	// ReversePeering is Auto (default) or Manual: whether selected peers peer
-	// back.
+	// back. Manual is not supported yet.
 	ReversePeering string `json:"reversePeering,omitempty"`
 }
 

@@ -34,10 +34,10 @@ type IPAMConfigurationSpec struct {
 	// that guards against runaways. More than 0 needs StrictAffinity.
 	MaxBlocksPerHost int `json:"maxBlocksPerHost,omitempty"`
 	// IPCooldownSeconds is how long a released address rests before it is
-	// given again.
+	// given again. Not supported yet.
 	IPCooldownSeconds int `json:"ipCooldownSeconds,omitempty"`
 	// KubeVirtVMAddressPersistence is Enabled or Disabled: whether a virtual
-	// machine keeps its address from one pod to the next.
+	// machine keeps its address from one pod to the next. Not supported yet.
 	KubeVirtVMAddressPersistence string `json:"kubeVirtVMAddressPersistence,omitempty"`
 }
 

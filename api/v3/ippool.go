@@ -24,18 +24,21 @@ type IPPool struct {
 
 // IPPoolSpec is what an IPPool should be.
 type IPPoolSpec struct {
-	// CIDR is the range, with host bits zero. It cannot be changed.
+	// CIDR is the range, with host bits zero. It cannot be changed. IPv6 is not
+	// supported yet.
 	CIDR string `json:"cidr"`
 	// BlockSize is the prefix length of the blocks nodes take from the pool:
 	// 20 to 32 for IPv4 (default 26), 116 to 128 for IPv6 (default 122). It
 	// cannot be changed.
 	BlockSize int `json:"blockSize,omitempty"`
 	// IPIPMode says when traffic between nodes is encapsulated in IPIP: Never
-	// (default), Always or CrossSubnet.
+	// (default), Always or CrossSubnet. Only Never is supported yet.
 	IPIPMode string `json:"ipipMode,omitempty"`
-	// VXLANMode is the same for VXLAN. Only one of the two may be enabled.
+	// VXLANMode is the same for VXLAN. Only one of the two may be enabled; only
+	// Never is supported yet.
 	VXLANMode string `json:"vxlanMode,omitempty"`
-	// NATOutgoing masquerades traffic that leaves all pools.
+	// NATOutgoing masquerades traffic that leaves all pools. It is kept, and has
+	// no effect yet.
 	NATOutgoing bool `json:"natOutgoing,omitempty"`
 	// Disabled stops new addresses being given from the pool; those in use,
 	// and their routes, stay.
@@ -45,7 +48,7 @@ type IPPoolSpec struct {
 	// NodeSelector chooses the nodes that may use the pool; default all().
 	NodeSelector string `json:"nodeSelector,omitempty"`
 	// NamespaceSelector chooses the Kubernetes namespaces that may use it;
-	// empty means all.
+	// empty means all. Not supported yet.
 	NamespaceSelector string `json:"namespaceSelector,omitempty"`
 	// AllowedUses are Workload, Tunnel and LoadBalancer; default Workload and
 	// Tunnel.

@@ -24,7 +24,8 @@ type IPReservation struct {
 // IPReservationSpec lists what an IPReservation reserves.
 type IPReservationSpec struct {
 	// ReservedCIDRs are ranges that are not assigned unless asked for by
-	// address. A single address is written with /32 or /128.
+	// address. A single address is written with /32 or /128. They are kept, and
+	// have no effect yet.
 	ReservedCIDRs []string `json:"reservedCIDRs,omitempty"`
 }
 

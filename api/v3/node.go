@@ -57,7 +57,7 @@ type NodeBGPSpec struct {
 	// IPv4IPIPTunnelAddr is the address of the node's IPIP device.
 	IPv4IPIPTunnelAddr string `json:"ipv4IPIPTunnelAddr,omitempty"`
 	// RouteReflectorClusterID makes the node a route reflector of that cluster
-	// id, which is written like an IPv4 address.
+	// id, which is written like an IPv4 address. Not supported yet.
 	RouteReflectorClusterID string `json:"routeReflectorClusterID,omitempty"`
 }
 

@@ -78,6 +78,11 @@ func (g *globals) explain(word string) error {
 		return g.show(explained{e.Code, e.Title, e.Text, e.Remedy}, nil, nil)
 	}
 	_, err := fmt.Fprintf(g.stdout, "%s %s\n\nIt reads:   %s\nWhat to do: %s\n",
-		g.paint(strong, string(e.Code)), e.Title, strings.ReplaceAll(strings.ReplaceAll(e.Text, "%s", "…"), "%q", "\"…\""), e.Remedy)
+		g.paint(strong, string(e.Code)), e.Title, readable(e.Text), e.Remedy)
 	return err
+}
+
+// readable is the text of a problem with dots for its particulars.
+func readable(text string) string {
+	return strings.NewReplacer("%s", "…", "%q", "\"…\"", "%d", "…", "%v", "…").Replace(text)
 }
