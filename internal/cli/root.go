@@ -27,6 +27,7 @@ var commands = []struct {
 	{groupView, newGetCommand},
 	{groupResources, newApplyCommand},
 	{groupResources, newDeleteCommand},
+	{groupLab, newLabCommand},
 	{groupOther, newExplainCommand},
 	{groupOther, newVersionCommand},
 }

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent wires a node's agent together: which facts feed the Snapshot,
+// what is converged when, and the doors it opens. Deciding is core's, doing is
+// the edges'; here is the one list of tasks and the two calls of the CNI.
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	v3 "github.com/ocicat-net/ocicat/api/v3"
+	"github.com/ocicat-net/ocicat/internal/admin"
+	"github.com/ocicat-net/ocicat/internal/bgp"
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/cniserver"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/feed"
+	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/ipam"
+	"github.com/ocicat-net/ocicat/internal/journal"
+	"github.com/ocicat-net/ocicat/internal/kernel"
+	"github.com/ocicat-net/ocicat/internal/problem"
+	"github.com/ocicat-net/ocicat/internal/reconcile"
+	"github.com/ocicat-net/ocicat/internal/store"
+)
+
+// Sections of the loop.
+const (
+	sectionKernel  = "kernel"
+	sectionSpeaker = "speaker"
+	sectionStatus  = "status"
+)
+
+// Times. undoTimeout bounds the undoing of a failed ADD, whose own context has
+// ended; startGrace is how long an ADD waits for the start's first contact
+// with the datastore; relist is how often the datastore is read whole although its watches
+// work.
+const (
+	undoTimeout = 5 * time.Second
+	startGrace  = 2 * time.Second
+	relist      = 5 * time.Minute
+	defaultMTU  = 1500
+)
+
+// Config is what an agent needs to run.
+type Config struct {
+	Node     cluster.NodeName
+	RunDir   string // /run/ocicat: sockets, journal, restart state, lease
+	StateDir string // /var/lib/ocicat: instance, local copy of the datastore
+	Store    store.Store
+	Log      *slog.Logger
+	// Address chooses the node's address among its links; the zero prefix
+	// leaves the Node's own as it is.
+	Address func(map[string]host.Link) (netip.Prefix, error)
+	// AS is the node's own AS number, nil for the cluster's.
+	AS *v3.ASNumber
+	// RouterID is the BGP identifier; zero for the node's address.
+	RouterID netip.Addr
+	// DefaultPools are created when no pool exists.
+	DefaultPools []*v3.IPPool
+	// Settings are the agent's own, where the cluster's OcicatConfiguration
+	// says nothing.
+	Settings cluster.Settings
+	// Reserve is how many addresses are held ready; 0 for none.
+	Reserve int
+	// Passwords are the TCP MD5 keys of BGPPeers by name.
+	Passwords map[string]string
+	// Problems found before the agent started, as ignored variables.
+	Problems []problem.Problem
+}
+
+// Agent is one node's agent. Make one with New, then Run it.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	id      identity
+	started time.Time
+
+	feed       *feed.Feed
+	kernel     *kernel.Handle
+	speaker    *bgp.Speaker
+	reserve    *ipam.Reserve
+	journal    *journal.Journal
+	loop       *reconcile.Loop
+	resources  *resources
+	undertaker *undertaker
+	publisher  *publisher
+
+	touched      touchedDevices
+	last         atomic.Pointer[converged]
+	peerProblems atomic.Pointer[[]problem.Problem] // of the last speaker section
+	verify       sync.Once
+	verified     chan struct{} // closed after the first pass with full knowledge
+	know         sync.Once
+	known        chan struct{} // closed once this node and its pools are known
+}
+
+// New opens what an agent stands on: its directories, journal and kernel. It
+// fails rather than start half.
+func New(cfg Config) (*Agent, error) {
+	if err := errors.Join(os.MkdirAll(cfg.RunDir, 0o700), os.MkdirAll(cfg.StateDir, 0o700)); err != nil {
+		return nil, fault.New(fault.Internal, "make the agent's directories: %w", err)
+	}
+	id, err := readIdentity(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: cfg.Log, id: id, started: time.Now(), verified: make(chan struct{}), known: make(chan struct{})}
+	a.feed = feed.New(cfg.Node, cfg.Settings, a.factsChanged)
+	if a.kernel, err = kernel.Open(); err != nil {
+		return nil, err
+	}
+	a.speaker = bgp.New(bgp.Options{
+		Log:      cfg.Log,
+		StateDir: filepath.Join(cfg.RunDir, "gr"),
+		BootID:   id.BootID,
+		OnChange: func() { a.learned() },
+	})
+	a.undertaker = newUndertaker(a)
+	a.publisher = newPublisher(a)
+	a.loop = reconcile.New(cfg.Log,
+		reconcile.Section{Name: sectionKernel, Reconcile: a.converge, Resync: time.Minute},
+		reconcile.Section{Name: sectionSpeaker, Reconcile: a.convergeSpeaker},
+		reconcile.Section{Name: sectionStatus, Reconcile: a.publisher.publish, Resync: time.Minute},
+	)
+	a.resources = newResources(a)
+	a.reserve = ipam.NewReserve(ipam.ReserveConfig{
+		Client:      ipam.NewClient(ipam.ClientConfig{Store: cfg.Store, Pools: a.usablePools, NodeLabels: a.nodeLabels}),
+		Node:        string(cfg.Node),
+		InstanceUID: id.Instance,
+		BootID:      id.BootID,
+		Size:        cfg.Reserve,
+		LeaseFile:   filepath.Join(cfg.RunDir, "lease"),
+		Log:         cfg.Log,
+		OnBlocks:    a.ownBlocks,
+	})
+	if err := a.openJournal(); err != nil {
+		return nil, errors.Join(err, a.kernel.Close())
+	}
+	return a, nil
+}
+
+// task is one part of the agent that runs until its context ends.
+type task interface {
+	Run(ctx context.Context) error
+	String() string
+}
+
+// Run runs every task until ctx ends or one of them fails. It ends silently
+// towards the peers: they keep our routes (graceful restart).
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.recall(); err != nil {
+		return err
+	}
+	a.bury(ctx)
+	tasks := []task{
+		a.loop,
+		a.speaker,
+		a.reserve,
+		a.undertaker,
+		named{"resources", a.resources.run},
+		named{"registration", a.register},
+		named{"kernel events", a.watchKernel},
+		named{"tombstones", a.watchTombstones},
+		cniserver.New(filepath.Join(a.cfg.RunDir, "cni.sock"), a, a.log),
+		admin.New(filepath.Join(a.cfg.RunDir, "admin.sock"), a, a, a.log),
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, t := range tasks {
+		group.Go(func() error {
+			if err := t.Run(ctx); err != nil && ctx.Err() == nil {
+				return fault.New(fault.KindOf(err), "%s: %w", t, err)
+			}
+			return nil
+		})
+	}
+	a.log.Info("agent started", "node", a.cfg.Node, "instance", a.id.Instance, "boot", a.id.BootID)
+	err := group.Wait()
+	return errors.Join(err, a.journal.Close(), a.kernel.Close())
+}
+
+// named is a task made of a function.
+type named struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (n named) Run(ctx context.Context) error { return n.run(ctx) }
+func (n named) String() string                { return n.name }
+
+// factsChanged starts the passes a change concerns. An endpoint's own ADD or
+// DEL does its work itself.
+func (a *Agent) factsChanged(part feed.Part) {
+	if a.reserve == nil {
+		return // still being made
+	}
+	if part&(feed.Resources|feed.Blocks|feed.Learned) != 0 {
+		a.loop.Mark(sectionKernel)
+	}
+	if part&(feed.Resources|feed.Blocks|feed.Host) != 0 {
+		a.loop.Mark(sectionSpeaker)
+	}
+	if part&feed.Resources != 0 {
+		a.reserve.Refresh()
+		if snap := a.feed.Snapshot(); snap.StoreSynced && snap.Me().Name != "" && len(snap.Pools) > 0 {
+			a.know.Do(func() { close(a.known) })
+		}
+	}
+	a.loop.Mark(sectionStatus)
+}

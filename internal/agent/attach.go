@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/cniwire"
+	"github.com/ocicat-net/ocicat/internal/core"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/ipam"
+	"github.com/ocicat-net/ocicat/internal/journal"
+	"github.com/ocicat-net/ocicat/internal/kernel"
+	"github.com/ocicat-net/ocicat/internal/names"
+)
+
+// Add attaches a pod: the address from the reserve, the intent into the
+// journal, the kernel's state, the answer. A repeated Add, also one whose
+// first try was cut off anywhere, goes the same way and ends the same.
+func (a *Agent) Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddResult, error) {
+	if err := a.serving(); err != nil {
+		return cniwire.AddResult{}, err
+	}
+	a.bury(ctx)
+	a.awaitPools(ctx)
+	id := cluster.EndpointID{ContainerID: req.ContainerID, IfName: req.IfName}
+	att, known := a.journal.Get(id)
+	if known && att.State == journal.Detached {
+		return cniwire.AddResult{}, fault.Hint(fault.New(fault.Unavailable, "attach %s: its DEL is not finished", id), "The runtime tries again by itself.")
+	}
+	if !known {
+		var err error
+		if att, err = a.intend(ctx, id, req); err != nil {
+			return cniwire.AddResult{}, err
+		}
+	}
+	result, err := a.plumb(ctx, att, req)
+	if err != nil {
+		if att.State == journal.Intent {
+			a.abandon(att)
+		}
+		return cniwire.AddResult{}, err
+	}
+	return result, nil
+}
+
+// intend takes an address and writes down what is about to be made.
+func (a *Agent) intend(ctx context.Context, id cluster.EndpointID, req cniwire.AddRequest) (journal.Attachment, error) {
+	ep, err := a.endpointFor(id, req)
+	if err != nil {
+		return journal.Attachment{}, err
+	}
+	if err := a.displace(ctx, ep); err != nil {
+		return journal.Attachment{}, err
+	}
+	handle := names.Handle(req.Network, id.ContainerID)
+	ep.Addr, err = a.reserve.Take(ctx, ipam.Claim{Handle: handle, Attrs: a.attributes(req), Want: wantedAddr(req), Pools: req.Pools})
+	if err != nil {
+		return journal.Attachment{}, fault.New(fault.KindOf(err), "assign address for %s: %w", podName(ep), err)
+	}
+	att := journal.Attachment{Endpoint: ep, State: journal.Intent, Network: req.Network, Handle: handle, NetNSPath: req.NetNSPath}
+	if err := a.journal.Put(att); err != nil {
+		a.reserve.Release(handle, ep.Addr, func() {})
+		return journal.Attachment{}, err
+	}
+	return att, nil
+}
+
+// endpointFor is the endpoint a request asks for, its address still open.
+func (a *Agent) endpointFor(id cluster.EndpointID, req cniwire.AddRequest) (cluster.Endpoint, error) {
+	ep := cluster.Endpoint{ID: id, Namespace: req.Pod.Namespace, Pod: req.Pod.Name, MTU: req.MTU}
+	snap := a.feed.Snapshot()
+	if req.NodeName != "" && req.NodeName != string(snap.Self) {
+		return ep, fault.Hint(fault.New(fault.Invalid, "the CNI configuration is for node %q, this is %q", req.NodeName, snap.Self), "Remove nodename from the conflist, or set it to this node's name.")
+	}
+	if ep.Pod != "" {
+		ep.HostIf = names.HostInterface(snap.Settings.InterfacePrefix, ep.Namespace, ep.Pod)
+	} else {
+		ep.HostIf = names.ContainerInterface(snap.Settings.InterfacePrefix, id.ContainerID)
+	}
+	if ep.MTU == 0 {
+		ep.MTU = uplinkMTU(snap.Host)
+	}
+	mac, err := host.ParseMAC(req.MAC)
+	if err != nil {
+		return ep, fault.Hint(fault.New(fault.Invalid, "requested %w", err), "Ask for a unicast MAC of six bytes, or for none.")
+	}
+	if mac == (host.MAC{}) {
+		mac = kernel.RandomMAC()
+	}
+	ep.MAC = mac
+	return ep, nil
+}
+
+// displace detaches an older container of the same pod: a runtime may start
+// the next sandbox before it deletes the last.
+func (a *Agent) displace(ctx context.Context, ep cluster.Endpoint) error {
+	for _, old := range a.journal.List() {
+		if old.State == journal.Detached || old.Endpoint.HostIf != ep.HostIf || old.ID() == ep.ID {
+			continue
+		}
+		a.log.Info("pod has a new container, detaching the old one", "pod", podName(ep), "old", old.ID(), "new", ep.ID)
+		if err := a.detach(ctx, old); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plumb makes the endpoint true in the kernel and the journal say so.
+func (a *Agent) plumb(ctx context.Context, att journal.Attachment, req cniwire.AddRequest) (cniwire.AddResult, error) {
+	done := a.touch(att.Endpoint.HostIf)
+	defer done()
+	settings := a.feed.Snapshot().Settings
+	a.feed.SetEndpoint(att.Endpoint)
+	err := a.kernel.Attach(ctx, kernel.Attachment{
+		Endpoint:    att.Endpoint,
+		Want:        core.WantEndpoint(settings, att.Endpoint),
+		PodNetNS:    req.NetNS,
+		PermGateway: settings.PermGateway,
+	})
+	if err != nil {
+		return cniwire.AddResult{}, fault.New(fault.KindOf(err), "attach %s: %w", podName(att.Endpoint), err)
+	}
+	if att.State == journal.Attached && att.Result != nil {
+		return *att.Result, nil
+	}
+	result := resultOf(att.Endpoint)
+	att.State, att.Result = journal.Attached, &result
+	if err := a.journal.Put(att); err != nil {
+		return cniwire.AddResult{}, err
+	}
+	a.log.Info("pod attached", "pod", podName(att.Endpoint), "address", att.Endpoint.Addr, "interface", att.Endpoint.HostIf, "container", short(att.ID().ContainerID))
+	return result, nil
+}
+
+// abandon undoes an Add that failed: what stands of it goes, its address is
+// released.
+func (a *Agent) abandon(att journal.Attachment) {
+	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+	defer cancel()
+	if err := a.detach(ctx, att); err != nil {
+		a.log.Error("failed ADD not undone, trying again later", "pod", podName(att.Endpoint), "error", err)
+	}
+}
+
+// Del detaches a pod. That nothing is attached is no error.
+func (a *Agent) Del(ctx context.Context, req cniwire.DelRequest) error {
+	return a.release(ctx, cluster.EndpointID{ContainerID: req.ContainerID, IfName: req.IfName})
+}
+
+func (a *Agent) release(ctx context.Context, id cluster.EndpointID) error {
+	att, ok := a.journal.Get(id)
+	if !ok || att.State == journal.Detached {
+		return nil
+	}
+	if err := a.detach(ctx, att); err != nil {
+		return err
+	}
+	a.log.Info("pod detached", "pod", podName(att.Endpoint), "address", att.Endpoint.Addr, "container", short(id.ContainerID))
+	return nil
+}
+
+// detach makes an endpoint unreachable and writes its release down. Its link
+// is destroyed, and its address given back, behind the answer.
+func (a *Agent) detach(ctx context.Context, att journal.Attachment) error {
+	done := a.touch(att.Endpoint.HostIf)
+	defer done()
+	a.feed.DeleteEndpoint(att.ID())
+	if err := a.kernel.Detach(ctx, core.WantEndpoint(a.feed.Snapshot().Settings, att.Endpoint)); err != nil {
+		return fault.New(fault.KindOf(err), "detach %s: %w", podName(att.Endpoint), err)
+	}
+	att.State = journal.Detached
+	if err := a.journal.Put(att); err != nil {
+		return err
+	}
+	a.undertaker.wake()
+	return nil
+}
+
+// Status says why an Add would not succeed now.
+func (a *Agent) Status(context.Context, cniwire.StatusRequest) error {
+	if err := a.serving(); err != nil {
+		return err
+	}
+	if err := a.reserve.Available(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// awaitPools gives an agent that starts for the first time the moment it needs
+// to know its pools.
+func (a *Agent) awaitPools(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, startGrace)
+	defer cancel()
+	select {
+	case <-ctx.Done():
+	case <-a.known:
+	}
+}
+
+// serving is nil once pods can be served.
+func (a *Agent) serving() error {
+	if !a.feed.Snapshot().EndpointsSynced {
+		return fault.Hint(fault.New(fault.Unavailable, "the agent is starting"), "The runtime tries again by itself.")
+	}
+	return nil
+}
+
+// attributes are what the datastore stores beside the address, in Calico's
+// words.
+func (a *Agent) attributes(req cniwire.AddRequest) map[string]string {
+	attrs := map[string]string{"node": string(a.feed.Snapshot().Self), "timestamp": time.Now().UTC().Format("2006-01-02 15:04:05.999999999 -0700 MST")}
+	if req.Pod.Name != "" {
+		attrs["pod"], attrs["namespace"] = req.Pod.Name, req.Pod.Namespace
+	}
+	return attrs
+}
+
+func wantedAddr(req cniwire.AddRequest) netip.Addr {
+	if len(req.IPs) == 0 {
+		return netip.Addr{}
+	}
+	return req.IPs[0]
+}
+
+func resultOf(ep cluster.Endpoint) cniwire.AddResult {
+	return cniwire.AddResult{
+		HostIf:    ep.HostIf,
+		HostMAC:   core.GatewayMAC.String(),
+		MAC:       ep.MAC.String(),
+		MTU:       ep.MTU,
+		Addresses: []netip.Prefix{netip.PrefixFrom(ep.Addr, ep.Addr.BitLen())},
+	}
+}
+
+// uplinkMTU is the MTU pods get: that of the device packets leave by.
+func uplinkMTU(h cluster.Host) int {
+	for _, d := range h.Devices {
+		if d.Name == h.Uplink {
+			return d.MTU
+		}
+	}
+	return defaultMTU
+}
+
+func podName(ep cluster.Endpoint) string {
+	if ep.Pod == "" {
+		return "container " + short(ep.ID.ContainerID)
+	}
+	return ep.Namespace + "/" + ep.Pod
+}
+
+// short is a container id as runtimes print it.
+func short(id string) string {
+	if len(id) > 13 {
+		return id[:13]
+	}
+	return id
+}
+
+// parseAlias reads the identity a link of ours carries.
+func parseAlias(alias string) (cluster.EndpointID, error) {
+	container, ifName, ok := strings.Cut(alias, "/")
+	if !ok || container == "" || ifName == "" {
+		return cluster.EndpointID{}, errors.New("alias " + alias + " is not ours")
+	}
+	return cluster.EndpointID{ContainerID: container, IfName: ifName}, nil
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/core"
+	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/kernel"
+	"github.com/ocicat-net/ocicat/internal/problem"
+)
+
+// converged is the outcome of the last pass over the kernel.
+type converged struct {
+	want     host.State
+	seen     host.State
+	drift    int // differences found
+	problems []problem.Problem
+}
+
+// converge makes the kernel hold what core wants: observe, decide, write the
+// differences. The Snapshot is taken after the observation, so an endpoint
+// that is being attached or detached meanwhile is left to its own call.
+func (a *Agent) converge(ctx context.Context) error {
+	pass := a.touched.begin()
+	defer a.touched.end()
+	seen, err := a.kernel.Observe(ctx)
+	if err != nil {
+		return err
+	}
+	a.feed.SetHost(hostFacts(seen, a.feed.Snapshot().Me().Address, a.cfg.Settings.InterfacePrefix))
+	snap := a.feed.Snapshot()
+	want, problems := core.Host(snap)
+	changes := kernel.Diff(want, seen, kernel.Judge{
+		Ours:      func(r host.Route) bool { return core.Ours(snap, r) },
+		Deletable: func(r host.Route) bool { return core.Deletable(snap, r) },
+		Skip:      func(dev string) bool { return a.touched.since(pass, dev) },
+	})
+	problems = append(problems, changeProblems(changes)...)
+	err = a.kernel.Apply(ctx, changes)
+	if changes.Len() > 0 {
+		a.log.Info("kernel changed", "writes", changes.Len())
+		a.log.Debug("kernel changes", "changes", changes.String())
+	}
+	if err != nil {
+		problems = append(problems, problem.New(problem.KernelRefused, "", err.Error()))
+	}
+	a.last.Store(&converged{want: want, seen: seen, drift: changes.Len(), problems: problem.Sort(problems)})
+	if err == nil && snap.StoreSynced && snap.EndpointsSynced {
+		a.verify.Do(func() {
+			close(a.verified)
+			a.speaker.ForwardingVerified()
+		})
+	}
+	a.loop.Mark(sectionStatus)
+	return err
+}
+
+// hostFacts is what deciding needs of the observed links and routes. Our own
+// host ends, named with prefix, are no business of it.
+func hostFacts(seen host.State, own netip.Prefix, prefix string) cluster.Host {
+	var h cluster.Host
+	for _, name := range sortedKeys(seen.Links) {
+		link := seen.Links[name]
+		if strings.HasPrefix(name, prefix) || len(link.Addrs) == 0 {
+			continue
+		}
+		h.Devices = append(h.Devices, cluster.Device{Name: name, Up: link.Up, MTU: link.MTU, Addrs: link.Addrs})
+		for _, addr := range link.Addrs {
+			if own.IsValid() && addr.Addr() == own.Addr() {
+				h.Uplink = name
+			}
+		}
+	}
+	for _, r := range seen.Routes {
+		if r.Dst.Bits() == 0 && r.Type == host.Unicast && r.Dst.Addr().Is4() {
+			h.DefaultRoute = true
+		}
+	}
+	return h
+}
+
+// touchedDevices remembers which host ends were being changed by a CNI call
+// during a pass: such a pass leaves them alone.
+type touchedDevices struct {
+	mu     sync.Mutex
+	clock  int
+	busy   map[string]int // calls at work on a device
+	recent map[string]int // clock at which the last call ended
+	passes int
+}
+
+// touch marks dev as being changed until the returned function is called.
+func (a *Agent) touch(dev string) func() {
+	t := &a.touched
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.busy == nil {
+		t.busy, t.recent = map[string]int{}, map[string]int{}
+	}
+	t.busy[dev]++
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.busy[dev]--; t.busy[dev] == 0 {
+			delete(t.busy, dev)
+		}
+		t.clock++
+		if t.passes > 0 {
+			t.recent[dev] = t.clock
+		}
+	}
+}
+
+// begin starts a pass and returns its mark.
+func (t *touchedDevices) begin() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.passes++
+	return t.clock
+}
+
+// since reports whether dev was being changed at any time after mark.
+func (t *touchedDevices) since(mark int, dev string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.busy[dev] > 0 || t.recent[dev] > mark
+}
+
+// now reports whether a call is working on dev.
+func (t *touchedDevices) now(dev string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.busy[dev] > 0
+}
+
+func (t *touchedDevices) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.passes--; t.passes == 0 {
+		clear(t.recent)
+	}
+}
+
+// changeProblems are what the diff found and must not mend.
+func changeProblems(ch kernel.Changes) []problem.Problem {
+	var ps []problem.Problem
+	for _, c := range ch.Conflicts {
+		ps = append(ps, problem.New(problem.RouteShadowed, c.Want.Dst.String(), c.Want, c.Seen))
+	}
+	for _, link := range ch.LinksGone {
+		ps = append(ps, problem.New(problem.EndpointBroken, link, link, "its host end is gone"))
+	}
+	for _, link := range ch.LinksAlien {
+		ps = append(ps, problem.New(problem.EndpointBroken, link, link, "another program's link has its name"))
+	}
+	return ps
+}
+
+// convergeSpeaker hands the speaker what core wants of it.
+func (a *Agent) convergeSpeaker(context.Context) error {
+	cfg, problems := core.Speaker(a.feed.Snapshot())
+	a.peerProblems.Store(&problems)
+	a.speaker.Set(cfg)
+	return nil
+}
+
+// learned takes over what the speaker learned. It runs on the speaker's
+// goroutines and never blocks.
+func (a *Agent) learned() { a.feed.SetLearned(a.speaker.Learned(), a.speaker.Unsynced()) }

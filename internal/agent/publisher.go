@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ocicat-net/ocicat/api/meta"
+	v1 "github.com/ocicat-net/ocicat/api/v1"
+	"github.com/ocicat-net/ocicat/internal/buildinfo"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/problem"
+	"github.com/ocicat-net/ocicat/internal/resource"
+	"github.com/ocicat-net/ocicat/internal/speaker"
+	"github.com/ocicat-net/ocicat/internal/store"
+)
+
+// publisher writes the node's NodeStatus: at once when what an operator must
+// know changes, else once a minute.
+type publisher struct {
+	agent *Agent
+	mu    sync.Mutex
+	said  string    // the essence last published
+	when  time.Time // when
+}
+
+func newPublisher(a *Agent) *publisher { return &publisher{agent: a} }
+
+// publish is the status section of the loop.
+func (p *publisher) publish(ctx context.Context) error {
+	report := p.agent.Report()
+	essence := essenceOf(report)
+	p.mu.Lock()
+	due := essence != p.said || time.Since(p.when) >= v1.StatusInterval-time.Second
+	p.mu.Unlock()
+	if !due {
+		return nil
+	}
+	value, err := resource.Encode(report, nil)
+	if err != nil {
+		return err
+	}
+	// Only this agent writes the object: the last write is the truth.
+	key := store.Key{Kind: store.NodeStatus, Name: report.Metadata.Name}
+	if _, err := p.agent.cfg.Store.Put(ctx, key, value, store.AnyRevision); err != nil {
+		if fault.Is(err, fault.Unavailable) {
+			return nil // told once as OC5003; the next pass tries again
+		}
+		return err
+	}
+	p.mu.Lock()
+	p.said, p.when = essence, time.Now()
+	p.mu.Unlock()
+	return nil
+}
+
+// essenceOf is what of a report is published at once when it changes.
+func essenceOf(s *v1.NodeStatus) string {
+	r := s.Status
+	essence := v1.NodeReport{Ready: r.Ready, Address: r.Address, AS: r.AS, Blocks: r.Blocks, Problems: r.Problems, Agent: v1.AgentInfo{Started: r.Agent.Started}}
+	essence.Counts = v1.Counts{RoutesWanted: r.Counts.RoutesWanted, RoutesInstalled: r.Counts.RoutesInstalled, Pods: r.Counts.Pods}
+	for _, session := range r.Sessions {
+		essence.Sessions = append(essence.Sessions, v1.Session{Peer: session.Peer, State: session.State, Received: session.Received, Sent: session.Sent})
+	}
+	text, _ := json.Marshal(essence) // plain values always encode
+	return string(text)
+}
+
+// Report is the node's state now.
+func (a *Agent) Report() *v1.NodeStatus {
+	snap := a.feed.Snapshot()
+	build := buildinfo.Read()
+	state := a.reserve.State()
+	status := &v1.NodeStatus{
+		Type:     meta.Type{APIVersion: v1.APIVersion, Kind: v1.KindNodeStatus},
+		Metadata: meta.Object{Name: string(snap.Self)},
+	}
+	r := &status.Status
+	r.Heartbeat = time.Now().UTC()
+	r.Agent = v1.AgentInfo{
+		Version: build.Version, Commit: build.Commit, Started: a.started.UTC(), MemoryBytes: residentMemory(),
+		Instance: a.id.Instance, BootID: a.id.BootID, Kernel: kernelRelease(),
+	}
+	if me := snap.Me(); me.Address.IsValid() {
+		r.Address = me.Address.String()
+	}
+	r.AS, r.Uplink, r.Mode, r.Mesh = uint32(a.localAS(snap)), snap.Host.Uplink, "BGP", snap.BGP.Mesh
+	r.Ready = a.Ready() == nil
+	for _, b := range snap.Blocks {
+		r.Blocks = append(r.Blocks, b.CIDR.String())
+	}
+	for _, s := range a.speaker.Sessions() {
+		r.Sessions = append(r.Sessions, sessionReport(s))
+	}
+	if err := a.resources.Err(); err != nil {
+		r.Store = err.Error()
+	}
+	r.Counts = v1.Counts{Pods: len(snap.Endpoints), ReserveHeld: state.Held, ReserveLeaseSeconds: state.Lease.Seconds(), WritesPending: state.Pending}
+	if last := a.last.Load(); last != nil {
+		r.Counts.Drift = last.drift
+		r.Counts.RoutesWanted, r.Counts.RoutesInstalled = learnedCounts(last)
+	}
+	for _, p := range a.problems() {
+		r.Problems = append(r.Problems, v1.Problem{Code: string(p.Code), Object: p.Object, Text: p.Text, Remedy: p.Remedy})
+	}
+	return status
+}
+
+// problems are everything wrong on this node, sorted.
+func (a *Agent) problems() []problem.Problem {
+	list := slices.Clone(a.cfg.Problems)
+	list = append(list, a.resources.Problems()...)
+	list = append(list, a.speakerProblems()...)
+	list = append(list, a.reserve.State().Problems...)
+	if last := a.last.Load(); last != nil {
+		list = append(list, last.problems...)
+	}
+	if err := a.resources.Err(); err != nil {
+		list = append(list, problem.New(problem.StoreAway, "", err))
+	}
+	return problem.Sort(list)
+}
+
+// downGrace is how long a session may take before that is a problem: both
+// ends of a healthy one need well under a second.
+const downGrace = 5 * time.Second
+
+func (a *Agent) speakerProblems() []problem.Problem {
+	var list []problem.Problem
+	if decided := a.peerProblems.Load(); decided != nil {
+		list = append(list, *decided...)
+	}
+	for _, s := range a.speaker.Sessions() {
+		if s.State == speaker.Established || time.Since(a.started) < downGrace || (s.Reason == "" && time.Since(s.Since) < downGrace) {
+			continue
+		}
+		peer := s.Peer.String()
+		if s.Name != "" {
+			peer = s.Name + " (" + peer + ")"
+		}
+		reason := s.Reason
+		if reason == "" {
+			reason = "no answer yet"
+		}
+		list = append(list, problem.New(problem.SessionDown, s.Peer.String(), peer, "down", reason))
+	}
+	return list
+}
+
+func sessionReport(s speaker.Session) v1.Session {
+	report := v1.Session{
+		Peer: s.Peer.String(), Name: s.Name, Type: string(s.Kind), AS: uint32(s.AS), State: string(s.State), Since: s.Since.UTC(),
+		Received: s.Received, Sent: s.Sent, Stale: s.Stale, Reason: s.Reason, HoldSeconds: s.Hold, MD5: s.MD5, Flaps: s.Flaps,
+	}
+	if s.RouterID.IsValid() {
+		report.RouterID = s.RouterID.String()
+	}
+	return report
+}
+
+// learnedCounts are the routes to other nodes, wanted and found.
+func learnedCounts(last *converged) (wanted, installed int) {
+	for key, want := range last.want.Routes {
+		if want.Type != host.Unicast || !want.Via.IsValid() {
+			continue
+		}
+		wanted++
+		if seen, ok := last.seen.Routes[key]; ok && sameRoute(want, seen) {
+			installed++
+		}
+	}
+	return wanted, installed
+}
+
+// residentMemory is the resident set in bytes, 0 where /proc does not tell.
+func residentMemory() uint64 {
+	raw, err := os.ReadFile("/proc/self/statm")
+	fields := strings.Fields(string(raw))
+	if err != nil || len(fields) < 2 {
+		return 0
+	}
+	pages, _ := strconv.ParseUint(fields[1], 10, 64)
+	return pages * uint64(os.Getpagesize())
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}

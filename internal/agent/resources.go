@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "github.com/ocicat-net/ocicat/api/v1"
+	v3 "github.com/ocicat-net/ocicat/api/v3"
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/convert"
+	"github.com/ocicat-net/ocicat/internal/core"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/feed"
+	"github.com/ocicat-net/ocicat/internal/problem"
+	"github.com/ocicat-net/ocicat/internal/resource"
+	"github.com/ocicat-net/ocicat/internal/store"
+)
+
+// followed are the kinds of resources an agent decides with.
+var followed = []store.Kind{store.IPPool, store.Node, store.BGPConfiguration, store.BGPPeer, store.OcicatConfiguration}
+
+// resources follows the datastore's resources, feeds what they say and keeps
+// the local copy.
+type resources struct {
+	agent *Agent
+
+	mu       sync.Mutex
+	entries  map[store.Key]store.Entry
+	full     map[store.Kind]bool  // kinds whose whole set the datastore delivered
+	lost     map[store.Kind]error // kinds whose contact is lost, and why
+	problems []problem.Problem
+	settled  chan struct{} // closed when every kind was delivered once
+	save     chan struct{}
+}
+
+func newResources(a *Agent) *resources {
+	return &resources{
+		agent:   a,
+		entries: map[store.Key]store.Entry{},
+		full:    map[store.Kind]bool{},
+		lost:    map[store.Kind]error{},
+		settled: make(chan struct{}),
+		save:    make(chan struct{}, 1),
+	}
+}
+
+// run follows every kind until ctx ends.
+func (r *resources) run(ctx context.Context) error {
+	var following sync.WaitGroup
+	for _, kind := range followed {
+		following.Go(func() {
+			store.Follow(ctx, r.agent.cfg.Store, kind, "", store.FollowOptions{Relist: relist, Log: r.agent.log}, func(u store.Update) { r.update(kind, u) })
+		})
+	}
+	following.Go(func() { r.keepCopy(ctx) })
+	following.Wait()
+	return nil
+}
+
+// update takes in one step of one kind.
+func (r *resources) update(kind store.Kind, u store.Update) {
+	r.mu.Lock()
+	if u.Err != nil {
+		r.lost[kind] = u.Err
+		r.mu.Unlock()
+		r.agent.loop.Mark(sectionStatus)
+		return
+	}
+	delete(r.lost, kind)
+	if u.Full {
+		for key := range r.entries {
+			if key.Kind == kind {
+				delete(r.entries, key)
+			}
+		}
+		r.full[kind] = true
+	}
+	for _, e := range u.Entries {
+		r.entries[e.Key] = e
+	}
+	for _, key := range u.Deleted {
+		delete(r.entries, key)
+	}
+	complete := len(r.full) == len(followed)
+	var decided feed.Cluster
+	if complete {
+		decided, r.problems = r.decide(true)
+	}
+	r.mu.Unlock()
+	if !complete {
+		return
+	}
+	r.agent.feed.SetCluster(decided)
+	r.wantCopy()
+	select {
+	case <-r.settled:
+	default:
+		close(r.settled)
+	}
+}
+
+// decide converts what is known. The caller holds the lock.
+func (r *resources) decide(synced bool) (feed.Cluster, []problem.Problem) {
+	a := r.agent
+	c := feed.Cluster{Nodes: map[cluster.NodeName]cluster.Node{}, Synced: synced}
+	var problems []problem.Problem
+	var bgp *v3.BGPConfiguration
+	var config *v1.OcicatConfiguration
+	var peers []*v3.BGPPeer
+	for _, e := range r.entries {
+		object, err := resource.Decode(e)
+		if err != nil {
+			problems = append(problems, resource.Quarantined(e.Key, err))
+			continue
+		}
+		switch o := object.(type) {
+		case *v3.IPPool:
+			pool, err := convert.Pool(o)
+			if err != nil {
+				problems = append(problems, resource.Quarantined(e.Key, err))
+				continue
+			}
+			if pool.CIDR.Addr().Is4() {
+				c.Pools = append(c.Pools, pool)
+			}
+		case *v3.Node:
+			node := convert.Node(o)
+			c.Nodes[node.Name] = node
+		case *v3.BGPConfiguration:
+			if o.Metadata.Name == "default" {
+				bgp = o
+			}
+		case *v3.BGPPeer:
+			peers = append(peers, o)
+		case *v1.OcicatConfiguration:
+			config = o
+		}
+	}
+	c.BGP = convert.BGP(bgp)
+	c.BGP.RouterID = a.cfg.RouterID
+	c.Settings = convert.Settings(config, a.cfg.Settings)
+	var unusable []problem.Problem
+	c.Peers, unusable = convert.Peers(peers, a.cfg.Node, a.cfg.Passwords)
+	return c, problem.Sort(append(problems, unusable...))
+}
+
+// Err is why the datastore does not answer, nil while it does.
+func (r *resources) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, kind := range followed {
+		if err := r.lost[kind]; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Problems are what is wrong with stored objects.
+func (r *resources) Problems() []problem.Problem {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.problems)
+}
+
+// recall starts from the local copy: what this node knew when it last ran.
+func (r *resources) recall() error {
+	c, ok, err := readLocalCopy(r.agent.localCopyPath(), string(r.agent.cfg.Node))
+	if err != nil || !ok {
+		return err
+	}
+	r.mu.Lock()
+	for _, e := range c.Entries {
+		key := store.Key{Kind: e.Kind, Name: e.Name}
+		r.entries[key] = store.Entry{Key: key, Value: e.Value}
+	}
+	decided, problems := r.decide(true)
+	r.problems = problems
+	r.mu.Unlock()
+	r.agent.feed.RememberPools(c.PastPools)
+	r.agent.feed.SetCluster(decided)
+	r.agent.feed.SetBlocks(c.Blocks)
+	r.agent.log.Info("started from the local copy of the datastore", "objects", len(c.Entries), "blocks", len(c.Blocks))
+	return nil
+}
+
+// wantCopy asks for the local copy to be written; it never blocks.
+func (r *resources) wantCopy() {
+	select {
+	case r.save <- struct{}{}:
+	default:
+	}
+}
+
+// copyInterval is the least time between two writes of the local copy.
+const copyInterval = time.Second
+
+// keepCopy writes the local copy when asked to, and at the end what was asked
+// for last.
+func (r *resources) keepCopy(ctx context.Context) {
+	failing := false
+	for alive := true; alive; alive = sleep(ctx, copyInterval) {
+		select {
+		case <-ctx.Done():
+			alive = false
+		case <-r.save:
+			failing = r.writeCopy(failing)
+		}
+	}
+	select {
+	case <-r.save:
+		r.writeCopy(failing)
+	default:
+	}
+}
+
+func (r *resources) writeCopy(failing bool) bool {
+	err := writeLocalCopy(r.agent.localCopyPath(), r.copy())
+	if err != nil && !failing {
+		r.agent.log.Warn("local copy of the datastore not written: a restart without the datastore would start from an older one", "error", err)
+	}
+	return err != nil
+}
+
+func (r *resources) copy() localCopy {
+	snap := r.agent.feed.Snapshot()
+	c := localCopy{Node: string(r.agent.cfg.Node), Blocks: snap.Blocks, PastPools: snap.PastPools}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, e := range r.entries {
+		c.Entries = append(c.Entries, copiedEntry{Kind: key.Kind, Name: key.Name, Value: e.Value})
+	}
+	return c
+}
+
+// usablePools are the pools this node may take addresses from, for IPAM.
+func (a *Agent) usablePools(context.Context) ([]cluster.Pool, error) {
+	snap := a.feed.Snapshot()
+	if !snap.StoreSynced {
+		return nil, fault.New(fault.Unavailable, "the pools are not known yet")
+	}
+	return core.UsablePools(snap), nil
+}
+
+// nodeLabels are the labels of a node, for the pools' node selectors.
+func (a *Agent) nodeLabels(_ context.Context, node string) (map[string]string, error) {
+	n, ok := a.feed.Snapshot().Nodes[cluster.NodeName(node)]
+	if !ok {
+		return nil, fault.New(fault.NotFound, "node %s is not known", node)
+	}
+	return n.Labels, nil
+}
+
+// ownBlocks takes over the blocks IPAM has for this node.
+func (a *Agent) ownBlocks(blocks []cluster.Block) {
+	a.feed.SetBlocks(blocks)
+	a.resources.wantCopy()
+}

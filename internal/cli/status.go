@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/ocicat-net/ocicat/api/v1"
+	"github.com/ocicat-net/ocicat/internal/speaker"
+)
+
+func newStatusCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show nodes, sessions, routes and problems of the cluster",
+		Long: `Show one line for each node and one for each problem.
+
+The datastore's reports are shown, so every node appears, also one whose agent
+does not answer: its line says how old the report is. When the datastore does
+not answer, the agents within reach are asked instead.
+
+Exit code 10 means that there are problems.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return g.status(c.Context()) },
+	}
+}
+
+func (g *globals) status(ctx context.Context) error {
+	list, err := g.statuses(ctx)
+	if err != nil {
+		asked, askErr := g.reports(ctx)
+		if askErr != nil || len(asked) == 0 {
+			return err
+		}
+		g.warn("%v: showing what the agents within reach say", err)
+		list = asked
+	}
+	if err := g.show(list, nodeNames(list), func(wide bool) *table { return g.statusTable(list, wide) }); err != nil {
+		return err
+	}
+	problems := countProblems(list)
+	if g.output == "" || g.output == "wide" {
+		g.printProblems(g.stdout, list)
+	}
+	if problems > 0 {
+		return errProblems
+	}
+	return nil
+}
+
+// reports asks the agents themselves.
+func (g *globals) reports(ctx context.Context) ([]*v1.NodeStatus, error) {
+	doors, err := g.doors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []*v1.NodeStatus
+	for _, door := range doors {
+		report, err := door.client.Report(ctx)
+		if err != nil {
+			g.warn("%s: %v", door.node, err)
+			continue
+		}
+		list = append(list, report)
+	}
+	return list, nil
+}
+
+func nodeNames(list []*v1.NodeStatus) []string {
+	names := []string{}
+	for _, s := range list {
+		names = append(names, "node/"+s.Metadata.Name)
+	}
+	return names
+}
+
+func (g *globals) statusTable(list []*v1.NodeStatus, wide bool) *table {
+	ready := 0
+	for _, s := range list {
+		if s.Status.Ready && !s.Stale(g.Now()) {
+			ready++
+		}
+	}
+	if len(list) > 0 {
+		st := list[0].Status
+		mode := "mode " + st.Mode
+		if st.Mesh {
+			mode += ", node-to-node mesh"
+		}
+		fmt.Fprintf(g.stdout, "%d/%d nodes ready   %s   AS %d\n", ready, len(list), mode, st.AS)
+	}
+	header := []string{"NODE", "ADDRESS", "BLOCKS", "PODS", "SESSIONS", "ROUTES", "DRIFT", "AGENT"}
+	if wide {
+		header = append(header, "UPLINK", "RESERVE", "MEMORY", "DATASTORE")
+	}
+	t := newTable(header...)
+	for _, s := range list {
+		t.add(g.statusRow(s, wide)...)
+	}
+	return t
+}
+
+func (g *globals) statusRow(s *v1.NodeStatus, wide bool) []string {
+	st := s.Status
+	up := 0
+	for _, session := range st.Sessions {
+		if session.State == string(speaker.Established) {
+			up++
+		}
+	}
+	address, _, _ := strings.Cut(st.Address, "/")
+	agent := st.Agent.Version
+	switch {
+	case s.Stale(g.Now()):
+		agent = g.paint(bad, "stale "+g.age(st.Heartbeat))
+	case !st.Ready:
+		agent = g.paint(warned, agent+" not ready")
+	}
+	row := []string{
+		s.Metadata.Name, dash(address), dash(joined(st.Blocks)), strconv.Itoa(st.Counts.Pods),
+		g.ratio(up, len(st.Sessions)) + " up", g.ratio(st.Counts.RoutesInstalled, st.Counts.RoutesWanted),
+		strconv.Itoa(st.Counts.Drift), agent,
+	}
+	if wide {
+		row = append(row, dash(st.Uplink), strconv.Itoa(st.Counts.ReserveHeld), fmt.Sprintf("%d MiB", st.Agent.MemoryBytes>>20), okOr(st.Store))
+	}
+	return row
+}
+
+func (g *globals) ratio(have, want int) string {
+	text := fmt.Sprintf("%d/%d", have, want)
+	if have < want {
+		return g.paint(bad, text)
+	}
+	return text
+}
+
+func countProblems(list []*v1.NodeStatus) int {
+	n := 0
+	for _, s := range list {
+		n += len(s.Status.Problems)
+	}
+	return n
+}
+
+// printProblems prints each problem once with the nodes that see it.
+func (g *globals) printProblems(w io.Writer, list []*v1.NodeStatus) {
+	type seen struct {
+		problem v1.Problem
+		nodes   []string
+	}
+	var problems []*seen
+	byText := map[string]*seen{}
+	for _, s := range list {
+		for _, p := range s.Status.Problems {
+			key := p.Code + p.Text
+			if byText[key] == nil {
+				byText[key] = &seen{problem: p}
+				problems = append(problems, byText[key])
+			}
+			byText[key].nodes = append(byText[key].nodes, s.Metadata.Name)
+		}
+	}
+	if len(problems) == 0 {
+		fmt.Fprintln(w, "No problems.")
+		return
+	}
+	for _, p := range problems {
+		fmt.Fprintf(w, "%s %s: %s\n", g.paint(warned, p.problem.Code), joined(p.nodes), p.problem.Text)
+		if p.problem.Remedy != "" {
+			fmt.Fprintf(w, "       %s\n", p.problem.Remedy)
+		}
+	}
+}
+
+func joined(words []string) string { return strings.Join(words, ", ") }
+
+// dash is s, or a dash in an empty cell.
+func dash(s string) string {
+	if s == "" {
+		return "–"
+	}
+	return s
+}
+
+func okOr(s string) string {
+	if s == "" {
+		return "ok"
+	}
+	return s
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/probe"
+	"github.com/ocicat-net/ocicat/internal/trace"
+)
+
+func newTraceCommand(g *globals) *cobra.Command {
+	var opts traceOptions
+	c := &cobra.Command{
+		Use:   "trace POD POD",
+		Short: "Predict a packet's path between two pods and prove it",
+		Long: `Predict the path of an ICMP echo between two pods and of its reply from the
+state of the kernels on the way (routes by the kernel's own lookup, neighbours,
+links, settings), then send one and capture it on every interface. Each
+difference is a finding with its node and interface.
+
+A pod is named NAMESPACE/NAME, by NAME alone if that is unique, or by its
+address. Nothing is asked of the agents: the path is the kernels', also when
+agents are stopped. Needs root, as it enters the pods' namespaces.
+
+Exit code 10 means that there are findings.`,
+		Example: `  ocicat trace devops/web-0 devops/web-1
+  ocicat trace web-0 172.16.109.65 --no-send`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error { return g.trace(c.Context(), args[0], args[1], opts) },
+	}
+	f := c.Flags()
+	f.BoolVar(&opts.noSend, "no-send", false, "predict only, send nothing")
+	f.StringVar(&opts.pcap, "pcap", "", "write the captured frames to `FILE`")
+	f.DurationVar(&opts.timeout, "timeout", 2*time.Second, "wait this long for the reply")
+	return c
+}
+
+type traceOptions struct {
+	noSend  bool
+	pcap    string
+	timeout time.Duration
+}
+
+// traceResult is what trace found out.
+type traceResult struct {
+	From       trace.Endpoint   `json:"from"`
+	To         trace.Endpoint   `json:"to"`
+	Prediction trace.Prediction `json:"prediction"`
+	Captured   []trace.Frame    `json:"captured,omitempty"`
+	RTT        string           `json:"rtt,omitempty"`
+	ReplyTTL   int              `json:"replyTTL,omitempty"`
+	Findings   []trace.Finding  `json:"findings"`
+	Sent       bool             `json:"sent"`
+}
+
+func (g *globals) trace(ctx context.Context, from, to string, opts traceOptions) error {
+	world, err := g.openWorld(ctx)
+	if err != nil {
+		return err
+	}
+	defer world.close()
+	source, err := world.find(from)
+	if err != nil {
+		return err
+	}
+	target, err := world.find(to)
+	if err != nil {
+		return err
+	}
+	if source.Addr == target.Addr {
+		return usageError{fault.New(fault.Invalid, "%s and %s are the same pod: want two", from, to)}
+	}
+	result, captures, err := world.trace(ctx, source, target, opts)
+	if err != nil {
+		return err
+	}
+	if opts.pcap != "" {
+		if err := writePcap(opts.pcap, captures); err != nil {
+			return err
+		}
+	}
+	if g.output == "json" || g.output == "yaml" {
+		err = g.show(result, nil, nil)
+	} else {
+		err = g.printTrace(g.stdout, result)
+	}
+	if err == nil && len(result.Findings) > 0 {
+		return errProblems
+	}
+	return err
+}
+
+// trace predicts, sends and compares.
+func (w *world) trace(ctx context.Context, from, to trace.Endpoint, opts traceOptions) (traceResult, []probe.Capture, error) {
+	result := traceResult{From: from, To: to}
+	kernels, err := w.kernels(ctx)
+	if err != nil {
+		return result, nil, err
+	}
+	defer kernels.Close()
+	if result.Prediction, err = trace.Predict(kernels, w.nodes(), from, to); err != nil {
+		return result, nil, err
+	}
+	result.Findings = append([]trace.Finding{}, result.Prediction.Findings...)
+	if opts.noSend {
+		return result, nil, nil
+	}
+	wait, cancel := context.WithTimeout(ctx, opts.timeout)
+	defer cancel()
+	if !result.Prediction.Delivered { // a reply would be a surprise: do not wait long for it
+		wait, cancel = context.WithTimeout(ctx, min(opts.timeout, 500*time.Millisecond))
+		defer cancel()
+	}
+	ns, ok := w.places[from.Place]
+	if !ok {
+		return result, nil, fault.New(fault.NotFound, "%s has no network namespace any more", from.Place)
+	}
+	run, err := probe.Run(wait, probe.Sender{Netns: ns, Addr: from.Addr}, to.Addr, w.taps(result.Prediction, from, to))
+	if err != nil {
+		return result, nil, err
+	}
+	result.Sent, result.Captured = true, run.Frames()
+	if run.RTT > 0 {
+		result.RTT, result.ReplyTTL = fmt.Sprintf("%.2f ms", float64(run.RTT.Microseconds())/1000), run.ReplyTTL
+	}
+	result.Findings = append(result.Findings, trace.Compare(result.Prediction, result.Captured)...)
+	return result, run.Captures, nil
+}
+
+// taps are the interfaces to listen on: those of the prediction, and the four
+// ends of the two pods in any case.
+func (w *world) taps(p trace.Prediction, from, to trace.Endpoint) []probe.Tap {
+	var taps []probe.Tap
+	seen := map[string]bool{}
+	add := func(at trace.Place, dev string) {
+		ns, ok := w.places[at]
+		if key := at.String() + dev; ok && !seen[key] {
+			seen[key] = true
+			taps = append(taps, probe.Tap{At: at, Dev: dev, Netns: ns})
+		}
+	}
+	for _, f := range p.Frames() {
+		add(f.At, f.Dev)
+	}
+	for _, end := range []trace.Endpoint{from, to} {
+		add(end.Place, end.IfName)
+		add(trace.Place{Node: end.Node}, end.HostIf)
+	}
+	return taps
+}
+
+func (g *globals) printTrace(w io.Writer, r traceResult) error {
+	verdict := "predicted, nothing sent"
+	switch {
+	case r.Sent && len(r.Findings) == 0:
+		verdict = "predicted and observed agree"
+	case len(r.Findings) > 0:
+		verdict = g.paint(bad, "the path is broken or not as it should be")
+	}
+	fmt.Fprintf(w, "ICMP %s → %s   %s\n", r.From.Addr, r.To.Addr, verdict)
+	t := newTable("#", "WHERE", "SRC MAC", "DST MAC", "TTL", "DECISION")
+	for i, hop := range r.Prediction.Request {
+		where := hop.At.Node + " " + hop.Dev
+		if hop.At.Pod != "" {
+			where = "pod " + hop.Dev
+		}
+		decision := hop.Decision
+		if r.ReplyTTL > 0 && i == len(r.Prediction.Request)-1 {
+			decision += fmt.Sprintf("; reply seen ttl %d, rtt %s", r.ReplyTTL, r.RTT)
+		}
+		t.add(strconv.Itoa(i+1), where, hop.SrcMAC.String(), hop.DstMAC.String(), strconv.Itoa(hop.TTL), decision)
+	}
+	if err := t.write(w); err != nil {
+		return err
+	}
+	for _, f := range r.Findings {
+		fmt.Fprintf(w, "%s %s\n", g.paint(bad, "✗"), f)
+		if f.Remedy != "" {
+			fmt.Fprintf(w, "  %s\n", f.Remedy)
+		}
+	}
+	if r.Prediction.Delivered {
+		fmt.Fprintf(w, "tunnel: none   mtu: %d end to end\n", r.Prediction.MTU)
+	}
+	return nil
+}
+
+// writePcap writes captured frames as a pcap file, to be read by tcpdump or
+// Wireshark; a file that exists is replaced.
+func writePcap(path string, captures []probe.Capture) error {
+	var b strings.Builder
+	probe.WritePcap(&b, captures)
+	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+		return fault.New(fault.Unavailable, "write captured frames: %w", err)
+	}
+	return nil
+}
+
+// isAddr reads a pod named by its address.
+func isAddr(s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	return a, err == nil
+}

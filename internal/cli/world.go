@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ocicat-net/ocicat/internal/admin"
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/lab"
+	"github.com/ocicat-net/ocicat/internal/netns"
+	"github.com/ocicat-net/ocicat/internal/probe"
+	"github.com/ocicat-net/ocicat/internal/trace"
+)
+
+// world is what trace can enter from here: the namespaces of nodes and pods.
+type world struct {
+	places map[trace.Place]*os.File
+	addrs  []trace.Node
+	pods   []trace.Endpoint
+	close  func()
+}
+
+func (w *world) nodes() []trace.Node { return w.addrs }
+
+// kernels is an oracle over all places.
+func (w *world) kernels(ctx context.Context) (*probe.Kernels, error) {
+	k := probe.NewKernels(ctx)
+	for at, ns := range w.places {
+		if err := k.Add(at, ns); err != nil {
+			_ = k.Close()
+			return nil, err
+		}
+	}
+	return k, nil
+}
+
+// openWorld opens the lab's namespaces, or those of this node.
+func (g *globals) openWorld(ctx context.Context) (*world, error) {
+	if os.Geteuid() != 0 {
+		return nil, fault.Hint(fault.New(fault.Invalid, "trace: needs root"), "It enters the pods' network namespaces: run the command with sudo.")
+	}
+	w := &world{places: map[trace.Place]*os.File{}}
+	w.close = func() {
+		for _, f := range w.places {
+			_ = f.Close()
+		}
+	}
+	var err error
+	if where, locateErr := g.locate(); locateErr == nil && where.lab != "" {
+		err = w.addLab(where.lab, g.LabDir)
+	} else {
+		err = w.addThisNode(ctx, admin.Dial(g.AdminSocket))
+	}
+	if err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// netnsDir is where named network namespaces are.
+const netnsDir = "/run/netns"
+
+func (w *world) add(at trace.Place, path string) error {
+	ns, err := netns.Open(path)
+	if fault.Is(err, fault.NotFound) {
+		return nil // gone: trace says what that means for the path
+	}
+	if err == nil {
+		w.places[at] = ns
+	}
+	return err
+}
+
+func (w *world) addLab(name, root string) error {
+	l, err := lab.New(lab.Config{Name: name, Root: root})
+	if err != nil {
+		return err
+	}
+	state, err := l.State()
+	if err != nil {
+		return err
+	}
+	for _, n := range state.Topology.Nodes {
+		w.addrs = append(w.addrs, trace.Node{Name: n.Name, Addrs: []netip.Addr{n.Addr.Addr()}})
+		if err := w.add(trace.Place{Node: n.Name}, filepath.Join(netnsDir, name+"."+n.Name)); err != nil {
+			return err
+		}
+	}
+	for _, p := range state.Pods {
+		if !p.Attached {
+			continue
+		}
+		end := trace.Endpoint{Place: trace.Place{Node: p.Node, Pod: p.String()}, Addr: p.Address.Addr(), IfName: "eth0", HostIf: p.HostIf}
+		w.pods = append(w.pods, end)
+		if err := w.add(end.Place, filepath.Join(netnsDir, p.Netns)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addThisNode knows this machine only: its agent's pods and its addresses.
+func (w *world) addThisNode(ctx context.Context, agent *admin.Client) error {
+	report, err := agent.Report(ctx)
+	if err != nil {
+		return err
+	}
+	node := report.Metadata.Name
+	if address, err := netip.ParsePrefix(report.Status.Address); err == nil {
+		w.addrs = append(w.addrs, trace.Node{Name: node, Addrs: []netip.Addr{address.Addr()}})
+	}
+	if err := w.add(trace.Place{Node: node}, "/proc/self/ns/net"); err != nil {
+		return err
+	}
+	endpoints, err := agent.Endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ep := range endpoints {
+		name := ep.Namespace + "/" + ep.Pod
+		if ep.Pod == "" {
+			name = ep.ID.ContainerID
+		}
+		end := trace.Endpoint{Place: trace.Place{Node: node, Pod: name}, Addr: ep.Addr, IfName: ep.ID.IfName, HostIf: ep.HostIf}
+		w.pods = append(w.pods, end)
+		if ep.NetnsPath == "" {
+			continue
+		}
+		if err := w.add(end.Place, ep.NetnsPath); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find returns the pod people mean: by namespace and name, by a name that is
+// unique, or by address.
+func (w *world) find(word string) (trace.Endpoint, error) {
+	addr, byAddr := isAddr(word)
+	var matches []trace.Endpoint
+	var names []string
+	for _, p := range w.pods {
+		names = append(names, p.Pod)
+		_, short, _ := strings.Cut(p.Pod, "/")
+		if p.Pod == word || short == word || (byAddr && p.Addr == addr) {
+			matches = append(matches, p)
+		}
+	}
+	switch {
+	case len(matches) == 1:
+		return matches[0], nil
+	case len(matches) > 1:
+		return trace.Endpoint{}, usageError{fault.Hint(fault.New(fault.Invalid, "pod %q: %d pods have this name", word, len(matches)), "Name it as NAMESPACE/NAME.")}
+	}
+	err := fault.New(fault.NotFound, "pod %q: not found", word)
+	if len(names) == 0 {
+		return trace.Endpoint{}, fault.Hint(err, "No pod is attached.")
+	}
+	return trace.Endpoint{}, fault.Hint(err, "Pods are %s.", joined(names))
+}
