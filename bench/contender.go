@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -111,7 +110,8 @@ func (o *ocicat) start(ctx context.Context) error {
 	return o.await(ctx, o.agent, func() error { return client.Status(cniwire.StatusRequest{Network: "bench"}) })
 }
 
-// launch starts a program that ends with this one, its output in a log.
+// launch starts a program, its output in a log. It ends with this one, which
+// is the first process of its PID namespace.
 func (o *ocicat) launch(program string, env []string, args ...string) (*exec.Cmd, error) {
 	log, err := os.Create(filepath.Join(o.dir, program+".log"))
 	if err != nil {
@@ -121,7 +121,6 @@ func (o *ocicat) launch(program string, env []string, args ...string) (*exec.Cmd
 	cmd := exec.Command(filepath.Join(o.bin, program), args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd, cmd.Start()
 }
 

@@ -75,7 +75,7 @@ func run(ctx context.Context, o options) error {
 // showLogs prints the ends of the daemons' logs, for whoever must find out
 // why a run failed.
 func showLogs(dir string) {
-	const end = 4 << 10
+	const end = 64 << 10
 	logs, _ := filepath.Glob(dir + "/*.log")
 	for _, log := range logs {
 		text, _ := os.ReadFile(log)
