@@ -41,16 +41,17 @@ type Endpoint struct {
 
 // Source is the agent behind the door.
 type Source interface {
-	Ready() error           // nil once the agent serves pods and its routes were verified
-	Report() *v1.NodeStatus // what it also publishes to the datastore
-	Sessions() []speaker.Session
-	Paths() []speaker.Path
-	Routes(ctx context.Context) ([]Route, error)
-	Endpoints() []Endpoint
+	Ready() error                                // nil once the agent serves pods and its routes were verified
+	Report() *v1.NodeStatus                      // what it also publishes to the datastore
+	Sessions() []speaker.Session                 // with every configured peer
+	Paths() []speaker.Path                       // best paths, own and learned
+	Routes(ctx context.Context) ([]Route, error) // read from the kernel
+	Endpoints() []Endpoint                       // attached pods
 }
 
 // Drainer ends the agent's sessions with a Cease: what must move moves first.
 type Drainer interface {
+	// Drain returns when the peers were told, or with why they were not.
 	Drain(ctx context.Context, reason string) error
 }
 

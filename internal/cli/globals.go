@@ -43,17 +43,18 @@ func (g *globals) addFlags(root *cobra.Command) {
 	f.StringVar(&g.node, "node", "", "show only `NODE`")
 	f.BoolVar(&g.noColor, "no-color", false, "print without colours (also NO_COLOR)")
 	f.BoolVarP(&g.verbose, "verbose", "v", false, "say on standard error what is done")
-	complete(root, "output", func() []string { return outputs })
-	complete(root, "lab", func() []string { return g.labNames() })
+	mustComplete(root, "output", func() []string { return outputs })
+	mustComplete(root, "lab", func() []string { return g.labNames() })
 }
 
-// complete offers words for a flag in the shell.
-func complete(c *cobra.Command, flag string, words func() []string) {
+// mustComplete offers words for a flag in the shell. It panics if the flag does
+// not exist.
+func mustComplete(c *cobra.Command, flag string, words func() []string) {
 	err := c.RegisterFlagCompletionFunc(flag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return words(), cobra.ShellCompDirectiveNoFileComp
 	})
 	if err != nil {
-		panic(err) // only if the flag does not exist
+		panic(err)
 	}
 }
 

@@ -108,7 +108,7 @@ type LearnedRoute struct {
 // by reference. It is immutable: another table is another value.
 type Learned interface {
 	All() iter.Seq[LearnedRoute] // in no particular order
-	Len() int
+	Len() int                    // how many All yields
 }
 
 // Device is a link of the host as far as deciding needs it.

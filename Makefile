@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# Few targets, each a command one can type. "make help" lists them.
+
+export CGO_ENABLED := 0
+# The build and the tests share one build cache only with the same flags.
+export GOFLAGS := -trimpath -tags=grpcnotrace $(GOFLAGS)
+
+PREFIX ?= /usr/local
+FUZZTIME ?= 20s
+
+# Programs know their version from git, where there is git.
+VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
+
+.PHONY: help build demo test bench lint fuzz race install clean
+
+help:           ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## /\1	/p' Makefile | expand -t 10
+
+build:          ## build the programs into bin/
+	go build -buildvcs=$(VCS) -ldflags "-s -w" -o bin/ ./cmd/...
+
+demo: build     ## the article's cluster on this machine, walked and compared (root)
+	bin/ocicat lab demo
+
+test:           ## all tests; as root it installs what they need
+	sh test/setup.sh
+	go run ./test/count ./...
+
+race:           ## the tests of concurrent packages with the race detector (needs gcc)
+	CGO_ENABLED=1 go run ./test/count -race $$(sh test/race.sh)
+
+lint:           ## gofmt, go vet, staticcheck, and the house rules
+	sh test/lint.sh
+
+fuzz:           ## every fuzz target for FUZZTIME
+	sh test/fuzz.sh $(FUZZTIME)
+
+bench:          ## compare with other plugins, write bench/RESULTS.md (root)
+	sh test/setup.sh
+	go run ./bench
+
+install: build  ## install the programs and their completions below PREFIX
+	sh test/install.sh "$(DESTDIR)$(PREFIX)"
+
+clean:          ## remove what the build made
+	rm -rf bin

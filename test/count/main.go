@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command count runs go test and counts. It prints a line for each package,
+// the output of what failed, every skipped test with its reason, and at last a
+// line "N passed, N failed" with the numbers of tests and subtests. As root it
+// counts a skipped test as failed: everything can run then.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// stopGrace is how long go test may take to end after the limit.
+const stopGrace = 10 * time.Second
+
+func main() {
+	var (
+		perPackage = flag.Duration("timeout", 5*time.Minute, "`time` the tests of one package may take")
+		limit      = flag.Duration("limit", 25*time.Minute, "`time` all may take, building included")
+		race       = flag.Bool("race", false, "test with the race detector")
+		run        = flag.String("run", "", "only tests matching `regexp`")
+	)
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, *limit)
+	defer cancel()
+
+	args := []string{"test", "-json", "-count=1", "-timeout", perPackage.String()}
+	if *race {
+		args = append(args, "-race")
+	}
+	if *run != "" {
+		args = append(args, "-run", *run)
+	}
+	tally := newTally(os.Stdout, os.Geteuid() == 0)
+	err := goTest(ctx, append(args, flag.Args()...), tally)
+	if !tally.finish(err) {
+		os.Exit(1)
+	}
+}
+
+// goTest runs go test and feeds its events to tally. An error is returned only
+// where the events do not tell of it. All processes of the run are killed when
+// ctx ends.
+func goTest(ctx context.Context, args []string, tally *tally) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = stopGrace
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	readErr := tally.read(out)
+	waitErr := cmd.Wait()
+	if ctx.Err() != nil {
+		return fmt.Errorf("stopped: %w", context.Cause(ctx))
+	}
+	var exit *exec.ExitError
+	if errors.As(waitErr, &exit) && exit.Exited() && tally.failed > 0 {
+		waitErr = nil // the events said it
+	}
+	return errors.Join(readErr, waitErr)
+}

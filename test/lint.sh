@@ -1,0 +1,30 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# gofmt, go vet, staticcheck and the house rules. All run, also after one found
+# something.
+set -u
+
+failed=
+check() {
+	name=$1
+	shift
+	if "$@"; then
+		echo "lint: $name ok"
+	else
+		echo "lint: $name FAILED"
+		failed="$failed $name"
+	fi
+}
+
+formatted() {
+	list=$(gofmt -l api bench cmd internal test ./*.go) && [ -z "$list" ] && return
+	echo "not formatted by gofmt: $list"
+	return 1
+}
+
+check gofmt formatted
+check vet go vet ./...
+check staticcheck go tool -modfile=tools/go.mod staticcheck -tags grpcnotrace ./...
+check house go test -count=1 .
+[ -z "$failed" ]
