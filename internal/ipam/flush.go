@@ -416,7 +416,7 @@ func (f *flushing) spareBlock() {
 		return
 	}
 	sample := netip.PrefixFrom(f.auto[0].cidr.Addr(), f.auto[0].bits)
-	if f.short(sample) <= 0 || len(f.errs) > 0 || f.room() < 2 {
+	if f.short(sample) <= 0 || len(f.errs) > 0 || slices.ContainsFunc(f.r.Blocks(), f.canFill) || f.room() < 2 {
 		return
 	}
 	p, err := f.claimNew(f.auto)
@@ -425,6 +425,11 @@ func (f *flushing) spareBlock() {
 	} else if !fault.Is(err, fault.Exhausted) {
 		f.errs = append(f.errs, err)
 	}
+}
+
+// canFill reports whether addresses of an own block could be held ready.
+func (f *flushing) canFill(b cluster.Block) bool {
+	return inRanges(b.CIDR, f.auto) && f.mayHaveRoom(b.CIDR)
 }
 
 // writeBlock makes bt true of one block: handles first, then the block, then
