@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -125,7 +126,11 @@ func (g *globals) printError(err error) {
 		return
 	}
 	fmt.Fprintf(g.stderr, "ocicat: %s %v\n", g.errPaint(bad, "error:"), err)
-	if hint := fault.HintOf(err); hint != "" {
+	hint := fault.HintOf(err)
+	if hint == "" && fault.Is(err, fault.Unavailable) && g.opened.source != "" {
+		hint = fmt.Sprintf("The datastore is looked for at %s (%s): is it running?", strings.Join(g.opened.endpoints, ", "), g.opened.source)
+	}
+	if hint != "" {
 		fmt.Fprintf(g.stderr, "ocicat: %s %s\n", g.errPaint(dim, "hint:"), hint)
 	}
 }

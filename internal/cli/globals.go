@@ -26,6 +26,8 @@ type globals struct {
 	node    string // --node: restrict to one node
 	noColor bool
 	verbose bool // -v: say what is done on standard error
+
+	opened place // the datastore last opened, for hints
 }
 
 func newGlobals(cfg Config) *globals {
@@ -89,6 +91,7 @@ func (g *globals) openStore(ctx context.Context) (store.Store, error) {
 		return nil, err
 	}
 	g.say("datastore %s (%s)", strings.Join(where.endpoints, ","), where.source)
+	g.opened = where
 	s, err := g.OpenStore(ctx, where.endpoints)
 	if err != nil {
 		return nil, fmt.Errorf("open datastore at %s (%s): %w", strings.Join(where.endpoints, ","), where.source, err)
