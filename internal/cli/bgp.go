@@ -189,8 +189,11 @@ func (g *globals) bgpPaths(ctx context.Context, only netip.Prefix) error {
 			if p.Best {
 				best = "best"
 			}
-			from := p.FromName
-			if from == "" {
+			from := "self"
+			switch {
+			case p.FromName != "":
+				from = p.FromName
+			case p.From.IsValid():
 				from = p.From.String()
 			}
 			t.add(p.Node, p.Prefix.String(), best, p.NextHop.String(), from, fmt.Sprint(p.LocalPref), fmt.Sprint(p.MED), dash(asPath(p.ASPath)), p.Origin, p.Why)

@@ -24,6 +24,10 @@ var commands = []struct {
 	group string
 	make  func(*globals) *cobra.Command
 }{
+	{groupView, newStatusCommand},
+	{groupView, newBGPCommand},
+	{groupView, newIPAMCommand},
+	{groupView, newTraceCommand},
 	{groupView, newGetCommand},
 	{groupResources, newApplyCommand},
 	{groupResources, newDeleteCommand},
