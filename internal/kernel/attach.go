@@ -112,6 +112,7 @@ func (h *Handle) createPair(ctx context.Context, a Attachment) (ends, error) {
 	b.str(unix.IFLA_IFNAME, want.Name)
 	b.mac(unix.IFLA_ADDRESS, want.MAC)
 	b.u32(unix.IFLA_MTU, uint32(want.MTU))
+	b.u32(unix.IFLA_TXQLEN, 0) // nothing queues on a veth; as Calico's, which print no qlen
 	b.nest(unix.IFLA_LINKINFO, func() {
 		b.str(unix.IFLA_INFO_KIND, want.Kind)
 		b.nest(unix.IFLA_INFO_DATA, func() {
@@ -120,6 +121,7 @@ func (h *Handle) createPair(ctx context.Context, a Attachment) (ends, error) {
 				b.str(unix.IFLA_IFNAME, a.Endpoint.ID.IfName)
 				b.mac(unix.IFLA_ADDRESS, a.Endpoint.MAC)
 				b.u32(unix.IFLA_MTU, uint32(a.Endpoint.MTU))
+				b.u32(unix.IFLA_TXQLEN, 0)
 				b.u32(unix.IFLA_NET_NS_FD, uint32(a.PodNetNS.Fd()))
 			})
 		})

@@ -16,10 +16,11 @@ import (
 	"github.com/ocicat-net/ocicat/internal/host"
 )
 
-// The article's network has an MTU of 1500 bytes and its routes metric 100,
-// as NetworkManager writes them.
+// The article's network has an MTU of 1500 bytes and queues of 1000 packets,
+// its routes metric 100, as NetworkManager writes them.
 const (
 	linkMTU     = 1500
+	queueLength = 1000
 	routeMetric = 100
 	switchName  = "br0"
 	gatewayPort = "gw"
@@ -127,9 +128,9 @@ func (l *Lab) makeCable(nl *netlink.Handle, p port) error {
 		return err
 	}
 	defer other.Close()
-	cable := netlink.NewVeth(netlink.LinkAttrs{Name: p.dev, MTU: linkMTU, HardwareAddr: net.HardwareAddr(p.mac[:])})
+	cable := netlink.NewVeth(netlink.LinkAttrs{Name: p.dev, MTU: linkMTU, TxQLen: queueLength, HardwareAddr: net.HardwareAddr(p.mac[:])})
 	cable.PeerName = p.name
-	cable.PeerMTU = linkMTU
+	cable.PeerMTU, cable.PeerTxQLen = linkMTU, queueLength
 	cable.PeerNamespace = netlink.NsFd(int(other.Fd()))
 	if err := nl.LinkAdd(cable); err != nil {
 		return fmt.Errorf("make %s: %w", p.dev, err)
