@@ -18,17 +18,10 @@ import (
 // the run's directory on the disk.
 const insideVar = "OCICAT_BENCH_DIR"
 
-// programs are what build makes.
-var programs = []string{"ocicat-cni", "ocicatd", "ocicat-etcd"}
-
-// build makes the programs as a release does.
+// build makes the programs as a release does, and the contenders below bench.
 func build(ctx context.Context, bin string) error {
-	args := []string{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", bin + "/"}
-	for _, p := range programs {
-		args = append(args, "./cmd/"+p)
-	}
-	args = append(args, "./bench/netlinkfloor")
-	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", bin+"/",
+		"./cmd/ocicat-cni", "./cmd/ocicatd", "./cmd/ocicat-etcd", "./bench/...")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, out)

@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -98,6 +99,10 @@ func measureAll(ctx context.Context, o options) error {
 	}
 	var rows []row
 	for _, c := range chosen {
+		if _, err := os.Stat(c.program()); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s is left out: %v\n", c.name(), err)
+			continue
+		}
 		if err := c.start(ctx); err != nil {
 			return fmt.Errorf("start %s: %w", c.name(), err)
 		}
@@ -107,6 +112,9 @@ func measureAll(ctx context.Context, o options) error {
 			return err
 		}
 		rows = append(rows, r)
+	}
+	if len(rows) == 0 {
+		return errors.New("no contender is left")
 	}
 	if err := sequential(ctx, rows, o.rounds); err != nil {
 		return err
