@@ -50,7 +50,7 @@ func (a *Agent) converge(ctx context.Context) error {
 	if err != nil {
 		problems = append(problems, problem.New(problem.KernelRefused, "", err.Error()))
 	}
-	a.last.Store(&converged{want: want, seen: seen, drift: changes.Len(), problems: problem.Sort(problems)})
+	before := a.last.Swap(&converged{want: want, seen: seen, drift: changes.Len(), problems: problem.Sort(problems)})
 	if err == nil && snap.StoreSynced && snap.EndpointsSynced {
 		a.verify.Do(func() {
 			close(a.verified)
@@ -58,6 +58,9 @@ func (a *Agent) converge(ctx context.Context) error {
 		})
 	}
 	a.loop.Mark(sectionStatus)
+	if err == nil && changes.Len() > 0 && (before == nil || before.drift == 0) {
+		a.loop.Mark(sectionKernel) // once more: what was written is there now
+	}
 	return err
 }
 

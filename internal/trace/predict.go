@@ -32,7 +32,10 @@ func Predict(o Oracle, nodes []Node, from, to Endpoint) (Prediction, error) {
 	if err := reply.walk(); err != nil {
 		return p, err
 	}
-	p.Request, p.Reply = request.hops, reply.hops
+	p.Request = request.hops
+	if request.delivered { // else there is nothing to reply to; what breaks the way back is found all the same
+		p.Reply = reply.hops
+	}
 	p.Delivered = request.delivered && reply.delivered
 	p.MTU = smallest(request.mtu, reply.mtu)
 	for _, f := range append(request.findings, reply.findings...) {
