@@ -44,8 +44,8 @@ type Source interface {
 	Ready() error                                // nil once the agent serves pods and its routes were verified
 	Report() *v1.NodeStatus                      // what it also publishes to the datastore
 	Sessions() []speaker.Session                 // with every configured peer
-	Paths() []speaker.Path                       // best paths, own and learned
-	Routes(ctx context.Context) ([]Route, error) // read from the kernel
+	Paths() []speaker.Path                       // all the speaker knows
+	Routes(ctx context.Context) ([]Route, error) // what was learned beside what the kernel holds
 	Endpoints() []Endpoint                       // attached pods
 }
 

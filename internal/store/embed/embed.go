@@ -196,9 +196,9 @@ func usable(u *url.URL) bool {
 	return false
 }
 
-// lockDir makes the data directory and locks it. etcd locks its database
-// too, but only after it has taken over the sockets of the server before it,
-// and then waits for ever.
+// lockDir makes the data directory and locks it. etcd locks its file too, but
+// only after it has taken over the sockets of the server before it, and then
+// waits for ever.
 func lockDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fault.New(fault.Internal, "make data directory: %w", err)
