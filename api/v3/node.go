@@ -56,7 +56,7 @@ type NodeBGPSpec struct {
 	IPv6Address string `json:"ipv6Address,omitempty"`
 	// IPv4IPIPTunnelAddr is the address of the node's IPIP device.
 	IPv4IPIPTunnelAddr string `json:"ipv4IPIPTunnelAddr,omitempty"`
-	// RouteReflectorClusterID makes the node a route reflector of that cluster
+	// RouteReflectorClusterID makes the node a reflector of that cluster
 	// id, which is written like an IPv4 address. Not supported yet.
 	RouteReflectorClusterID string `json:"routeReflectorClusterID,omitempty"`
 }
