@@ -149,6 +149,7 @@ var malformedUpdates = []malformed{
 	{"extended communities length 7", announce(good(0, attr(0xc0, AttrExtendedCommunities, make([]byte, 7)...))), external, withdrawn, 0},
 	{"extended communities", announce(good(0, attr(0xc0, AttrExtendedCommunities, make([]byte, 8)...))), external, accepted, 0},
 	{"large communities length 13", announce(good(0, attr(0xc0, AttrLargeCommunities, make([]byte, 13)...))), external, withdrawn, 0},
+	{"large communities", announce(good(0, attr(0xc0, AttrLargeCommunities, make([]byte, 12)...))), external, accepted, 0},
 	{"large communities length 0", announce(good(0, attr(0xc0, AttrLargeCommunities))), external, withdrawn, 0},
 
 	// ORIGINATOR_ID and CLUSTER_LIST, sections 7.9 and 7.10
@@ -189,6 +190,8 @@ var malformedUpdates = []malformed{
 	{"as4_path garbage", announce(oldGood(attr(0xc0, AttrAS4Path, 7, 7, 7))), old, discarded, 0},
 	{"as4_path AS 0", announce(oldGood(attr(0xc0, AttrAS4Path, 2, 1, 0, 0, 0, 0))), old, discarded, 0},
 	{"as4_path from a four-byte peer", announce(good(0, attr(0xc0, AttrAS4Path, 7, 7, 7))), external, discarded, 0},
+	{"as4_path well formed from a four-byte peer", announce(good(0, attr(0xc0, AttrAS4Path, 2, 1, 0, 1, 0x11, 0x70))), external, discarded, 0},
+	{"as4_aggregator well formed from a four-byte peer", announce(good(0, attr(0xc0, AttrAS4Aggregator, 0, 0, 0, 9, 1, 1, 1, 1))), external, discarded, 0},
 	{"as4_path confederation segment", announce(oldGood(attr(0xc0, AttrAS4Path, 3, 1, 0, 0, 0, 9))), old, accepted, 0},
 	{"as4_aggregator length 3", announce(oldGood(attr(0xc0, AttrAS4Aggregator, 1, 2, 3))), old, discarded, 0},
 	{"as4_aggregator AS 0", announce(oldGood(attr(0xc0, AttrAS4Aggregator, 0, 0, 0, 0, 1, 1, 1, 1))), old, discarded, 0},
@@ -206,6 +209,8 @@ var malformedUpdates = []malformed{
 	{"mp_reach transitive", announce(good(0, attr(0xc0, AttrMPReach, mpReach(1, 1, 192, 168, 0, 11)...))), external, withdrawn, 0},
 	{"mp_reach next hop 127.0.0.1", announce(good(0, attr(0x80, AttrMPReach, mpReach(1, 1, 127, 0, 0, 1)...))), external, withdrawn, 0},
 	{"mp_reach with another next hop than NEXT_HOP", announce(good(0, attr(0x80, AttrMPReach, mpReach(1, 1, 192, 168, 0, 12)...))), external, withdrawn, 0},
+	{"mp_unreach beside a route", announce(good(0, attr(0x80, AttrMPUnreach, 0, 1, 1, 8, 10))), external, accepted, 0},
+	{"mp_unreach of another family", announce(good(0, attr(0x80, AttrMPUnreach, 0, 2, 1, 8, 10))), external, accepted, 0},
 	{"mp_unreach truncated", announce(good(0, attr(0x80, AttrMPUnreach, 0, 1))), external, reset, OptionalAttributeError},
 	{"mp_unreach prefix cut off", announce(good(0, attr(0x80, AttrMPUnreach, 0, 1, 1, 24, 10))), external, reset, OptionalAttributeError},
 
