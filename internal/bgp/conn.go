@@ -215,10 +215,17 @@ var errFinished = errors.New("connection finished")
 
 // step waits for one thing to do and does it. What the state machine has queued
 // goes first: no route may overtake the KEEPALIVE that confirms the session.
+// Keepalives come next.
 func (w *writer) step() error {
 	select {
 	case b := <-w.control:
 		return w.put(b)
+	default:
+	}
+	select {
+	case <-w.next.C:
+		w.rewind()
+		return w.put(w.keep)
 	default:
 	}
 	select {

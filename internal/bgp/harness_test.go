@@ -48,7 +48,9 @@ func newNet(t testing.TB) *nstest.NS {
 func launch(t testing.TB, ns *nstest.NS, addr string, opts Options) *node {
 	t.Helper()
 	n := &node{t: t, addr: netip.MustParseAddr(addr), ended: make(chan struct{}), change: make(chan struct{})}
-	opts.Log = slog.New(slog.NewTextHandler(&testLog{t: t}, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", addr)
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.NewTextHandler(&testLog{t: t}, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", addr)
+	}
 	opts.OnChange = n.onChange
 	n.Speaker = New(opts)
 	n.inside = func(f func() error) error { return netns.Do(ns.File(), f) }

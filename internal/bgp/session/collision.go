@@ -21,21 +21,20 @@ var collision = &message.Notification{Code: message.Cease, Subcode: message.Coll
 // connection stands, and so never confirms the other. The lower end
 // waits for an OPEN on both: the higher one may have dropped its dial.
 //
-// An Established session wins over any newcomer, unless the peer restarts
-// gracefully: then the newcomer may be the peer come back while the old
-// connection still looks alive (RFC 4724 section 4.2), and goes on beside it.
-// It replaces the session when the peer has confirmed it (gotConfirmation),
-// which a peer never does for the loser of a collision.
+// A newcomer beside an Established session may be the peer come back while the
+// old connection still looks alive: after a crash of its host nothing has told
+// us of it. So it goes on beside it, as RFC 4724 section 4.2 demands for peers
+// that restart gracefully and RFC 4271 allows for all, and replaces the session
+// when the peer has confirmed it (gotConfirmation). That a peer never does for
+// the loser of a collision, so no session falls to a late one of those.
 func (f *FSM) collide(c *conn) bool {
 	other := f.other(c)
 	if other == nil {
 		return true
 	}
 	switch {
-	case other.state == speaker.Established && other.params.Restart.Time > 0:
-		return true
 	case other.state == speaker.Established:
-		return f.loses(c)
+		return true
 	case other.state == speaker.OpenConfirm, f.higher(c.params) && other.dialled && !f.unanswered:
 		if f.higher(c.params) == c.dialled {
 			f.loses(other)

@@ -154,13 +154,14 @@ func TestReplace(t *testing.T) {
 	s.confirm(5, openOf(high))
 }
 
-func TestReplaceNeedsGracefulRestart(t *testing.T) {
+// TestReplaceWithoutGracefulRestart: the same, but nothing is kept.
+func TestReplaceWithoutGracefulRestart(t *testing.T) {
 	s := play(t, ours())
 	plain := with(openOf(high), func(o *message.Open) { o.Capabilities.Restart = nil })
 	s.establish(1, plain)
 	s.on(Accepted{2}, "send 2 OPEN")
-	s.on(msg(2, plain), "send 2 "+collided, "close 2")
-	s.state(speaker.Established)
+	s.on(msg(2, plain), "send 2 KEEPALIVE", "keepalives 2 10s")
+	s.on(msg(2, keepalive), "close 1", "down 1", "up 2")
 }
 
 // world is two FSMs and the network between them.
@@ -181,11 +182,11 @@ type end struct {
 	dialing int             // the connection last dialled
 }
 
-func newWorld(t *testing.T, seed uint64) *world {
+func newWorld(t *testing.T, seed uint64, restart time.Duration) *world {
 	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 0)), now: time.Unix(1000, 0)}
 	for i := range w.ends {
 		cfg := ours()
-		cfg.RouterID = low
+		cfg.RouterID, cfg.RestartTime = low, restart
 		if i == 1 {
 			cfg.RouterID = high
 		}
@@ -281,7 +282,7 @@ func (w *world) fail(format string, args ...any) {
 func TestTwoEnds(t *testing.T) {
 	falls := 0
 	for seed := range uint64(20000) {
-		w := newWorld(t, seed)
+		w := newWorld(t, seed, time.Duration(seed%2)*2*time.Minute)
 		w.step(0, Start{})
 		w.step(1, Start{})
 		w.settle()
