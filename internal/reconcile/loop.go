@@ -21,6 +21,9 @@ const (
 	lastRetry  = 10 * time.Second
 )
 
+// retryDoublings is after how many tries the wait grows no more.
+const retryDoublings = 10
+
 // Section is one part of the world that is brought to its wanted state as a
 // whole. Reconcile is idempotent: it observes, decides and writes only the
 // differences.
@@ -33,9 +36,10 @@ type Section struct {
 // Status is the outcome of a section's last passes.
 type Status struct {
 	Name  string
-	Error error     // of the last pass; nil when it succeeded
-	Tries int       // failed passes in a row
-	Since time.Time // when the first of them failed
+	Error error       // of the last pass; nil when it succeeded
+	Tries int         // failed passes in a row
+	Since time.Time   // when the first of them failed
+	Stuck []KeyStatus // the keys that failed in the last pass, sorted
 }
 
 // Loop runs sections, each in a goroutine of its own: one that hangs or fails
@@ -118,6 +122,7 @@ type section struct {
 	ended  uint64        // passes ended
 	passed chan struct{} // closed and replaced when a pass ends
 	last   Status
+	stuck  stuckKeys
 }
 
 func (s *section) mark() {
@@ -169,25 +174,32 @@ func (s *section) guarded(ctx context.Context) (err error) {
 	return s.Reconcile(ctx)
 }
 
-// account records a pass's outcome, logging only when it changed.
+// account records a pass's outcome and returns how long to wait for the next.
+// What changed for the better or the worse is logged, and nothing else: a key
+// that stays stuck says so once.
 func (s *section) account(ctx context.Context, err error) time.Duration {
+	if err != nil && ctx.Err() != nil {
+		return 0
+	}
+	now := time.Now()
+	stuck, recovered := s.stuck.update(err, now)
+	if len(stuck) > 0 {
+		s.log.Warn("not reconciled, trying again", "keys", len(stuck), "error", stuck[0].Error)
+	}
+	if len(recovered) > 0 {
+		s.log.Info("reconciled again", "keys", len(recovered), "first", recovered[0].Key, "tries", recovered[0].Tries, "after", now.Sub(recovered[0].Since).Round(time.Millisecond))
+	}
 	if err == nil {
-		if s.last.Error != nil {
-			s.log.Info("reconciled again", "tries", s.last.Tries, "after", time.Since(s.last.Since).Round(time.Millisecond))
-		}
 		s.last = Status{Name: s.Name}
 		return s.Resync
 	}
-	if ctx.Err() != nil {
-		return 0
-	}
 	if s.last.Error == nil {
-		s.last = Status{Name: s.Name, Since: time.Now()}
-		s.log.Warn("not reconciled, trying again", "error", err)
+		s.last = Status{Name: s.Name, Since: now}
 	}
 	s.last.Error = err
 	s.last.Tries++
-	return min(firstRetry<<min(s.last.Tries-1, 10), lastRetry)
+	s.last.Stuck = s.stuck.sorted()
+	return s.stuck.retry()
 }
 
 // pause waits for d (0: for ever) or for a hint and reports whether ctx lives.

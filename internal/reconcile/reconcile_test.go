@@ -7,6 +7,9 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,26 +63,33 @@ func start(t *testing.T, sections ...reconcile.Section) *reconcile.Loop {
 	return loop
 }
 
+// sleep lets d of the test's fake time pass and all that happens by then be
+// seen.
+func sleep(d time.Duration) {
+	time.Sleep(d) //ocicat:fake-clock
+	synctest.Wait()
+}
+
 func TestHintsCoalesceIntoOnePass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		passes := 0
-		loop := start(t, reconcile.Section{Name: "a", Reconcile: func(context.Context) error { passes++; return nil }})
-		time.Sleep(time.Second) //ocicat:fake-clock
-		if passes != 1 {
-			t.Fatalf("%d passes at start, want 1", passes)
+		var passes atomic.Int32
+		loop := start(t, reconcile.Section{Name: "a", Reconcile: func(context.Context) error { passes.Add(1); return nil }})
+		sleep(time.Second)
+		if passes.Load() != 1 {
+			t.Fatalf("%d passes at start, want 1", passes.Load())
 		}
 		loop.Mark("a")
 		synctest.Wait()
-		if passes != 2 {
+		if passes.Load() != 2 {
 			t.Fatal("the first hint does not start a pass at once")
 		}
 		for range 50 {
 			loop.Mark("a")
 		}
 		loop.Mark("no such section")
-		time.Sleep(time.Second) //ocicat:fake-clock
-		if passes != 3 {
-			t.Errorf("%d passes after a burst, want 3", passes)
+		sleep(time.Second)
+		if passes.Load() != 3 {
+			t.Errorf("%d passes after a burst, want 3", passes.Load())
 		}
 	})
 }
@@ -102,7 +112,7 @@ func TestFailedPassIsRetriedAndOthersGoOn(t *testing.T) {
 		if st := loop.Statuses()[0]; !errors.Is(st.Error, broken) || st.Tries != 1 {
 			t.Errorf("status after the first failure: %+v", st)
 		}
-		time.Sleep(10*time.Minute + time.Second) //ocicat:fake-clock
+		sleep(10*time.Minute + time.Second)
 		if st := loop.Statuses()[0]; st.Error != nil || tries != 4 {
 			t.Errorf("after %d tries: %+v", tries, st)
 		}
@@ -117,17 +127,17 @@ func TestFailedPassIsRetriedAndOthersGoOn(t *testing.T) {
 
 func TestWaitSeesAPassThatBeganLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		value, applied := 0, 0
+		var value, applied atomic.Int32
 		loop := start(t, reconcile.Section{Name: "a", Reconcile: func(context.Context) error {
-			now := value
+			now := value.Load()
 			time.Sleep(100 * time.Millisecond) //ocicat:fake-clock
-			applied = now
+			applied.Store(now)
 			return nil
 		}})
-		time.Sleep(50 * time.Millisecond) //ocicat:fake-clock
-		value = 1
-		if err := loop.Wait(t.Context(), "a"); err != nil || applied != 1 {
-			t.Errorf("applied %d, %v", applied, err)
+		sleep(50 * time.Millisecond)
+		value.Store(1)
+		if err := loop.Wait(t.Context(), "a"); err != nil || applied.Load() != 1 {
+			t.Errorf("applied %d, %v", applied.Load(), err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
@@ -136,6 +146,97 @@ func TestWaitSeesAPassThatBeganLater(t *testing.T) {
 		}
 		if err := loop.Wait(t.Context(), "b"); err == nil {
 			t.Error("waiting for a section that does not exist succeeds")
+		}
+	})
+}
+
+// logged is what a section logs while it returns errs, one a pass.
+func logged(t *testing.T, errs ...error) (lines string, last []reconcile.KeyStatus) {
+	t.Helper()
+	var out strings.Builder
+	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey || a.Key == "section" {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	var passes atomic.Int32
+	loop := reconcile.New(log, reconcile.Section{Name: "a", Reconcile: func(context.Context) error {
+		return errs[min(int(passes.Add(1)), len(errs))-1]
+	}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = loop.Run(ctx) }()
+	for int(passes.Load()) < len(errs) {
+		sleep(time.Second)
+		loop.Mark("a")
+		synctest.Wait()
+	}
+	last = loop.Statuses()[0].Stuck
+	cancel()
+	<-done
+	return out.String(), last
+}
+
+func TestKeysAreAccountedOneByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &reconcile.KeyError{Key: "route a", Err: errors.New("set route a: no")}
+		b := &reconcile.KeyError{Key: "route b", Err: errors.New("set route b: no")}
+		whole := errors.New("list routes: no")
+		start := time.Now()
+		lines, stuck := logged(t, errors.Join(a), errors.Join(b, errors.Join(a)), errors.Join(b), whole, errors.Join(b, whole))
+		for _, want := range []string{
+			`level=WARN msg="not reconciled, trying again" keys=1 error="set route a: no"`,
+			`level=WARN msg="not reconciled, trying again" keys=1 error="set route b: no"`,
+			`level=WARN msg="not reconciled, trying again" keys=1 error="list routes: no"`,
+			`level=INFO msg="reconciled again" keys=1 first="route a" tries=2 after=`,
+			`level=INFO msg="reconciled again" keys=1 first="route b" tries=2 after=`,
+		} {
+			if !strings.Contains(lines, want) {
+				t.Errorf("no line %q in\n%s", want, lines)
+			}
+		}
+		if got := strings.Count(lines, "error=\"set route a: no\""); got != 1 {
+			t.Errorf("route a is reported stuck %d times, want once:\n%s", got, lines)
+		}
+		if len(stuck) != 2 || stuck[0].Key != "" || stuck[0].Tries < 2 || stuck[1].Key != "route b" || stuck[1].Since.Before(start) {
+			t.Errorf("stuck at the end: %+v", stuck)
+		}
+	})
+}
+
+// A key that has been stuck for long is tried rarely, and does not make a new
+// one wait as long.
+func TestRetryBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // of what follows
+		var at []time.Duration
+		began := time.Now()
+		failing := []string{"old"}
+		start(t, reconcile.Section{Name: "a", Reconcile: func(context.Context) error {
+			mu.Lock()
+			defer mu.Unlock()
+			at = append(at, time.Since(began))
+			var errs []error
+			for _, key := range failing {
+				errs = append(errs, &reconcile.KeyError{Key: key, Err: errors.New(key)})
+			}
+			return errors.Join(errs...)
+		}})
+		sleep(time.Minute)
+		mu.Lock()
+		tries := len(at)
+		gap := at[tries-1] - at[tries-2]
+		failing = append(failing, "new")
+		mu.Unlock()
+		if gap < 10*time.Second || tries < 10 {
+			t.Errorf("%d tries in a minute, the last two %v apart", tries, gap)
+		}
+		sleep(11 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if got := len(at) - tries; got < 5 {
+			t.Errorf("%d tries in 11 s after a key got stuck, want its own pace", got)
 		}
 	})
 }
