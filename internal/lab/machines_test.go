@@ -175,7 +175,11 @@ func TestMachinesResume(t *testing.T) {
 }
 
 func TestAttachWithoutAgent(t *testing.T) {
-	l := newLab(t, buildPrograms(t, "ocicat-cni"))
+	bin := t.TempDir()
+	if err := build(bin, "ocicat-cni"); err != nil {
+		t.Fatal(err)
+	}
+	l := newLab(t, bin)
 	s := raise(t, l, 1)
 	if err := l.writeConflist("k8s-master-1"); err != nil {
 		t.Fatal(err)
@@ -298,16 +302,16 @@ func run(t *testing.T, name string, args ...string) {
 	}
 }
 
-// buildPrograms builds commands of this module and returns their directory.
-func buildPrograms(t *testing.T, names ...string) string {
-	t.Helper()
-	dir := t.TempDir()
+// build builds commands of this module into dir.
+func build(dir string, names ...string) error {
 	args := []string{"build", "-o", dir + "/"}
 	for _, name := range names {
 		args = append(args, "github.com/ocicat-net/ocicat/cmd/"+name)
 	}
-	run(t, "go", args...)
-	return dir
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("go %v: %w\n%s", args, err, out)
+	}
+	return nil
 }
 
 func TestCheckHostLeavesNothing(t *testing.T) {

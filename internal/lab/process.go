@@ -52,9 +52,12 @@ func (p Process) Alive() bool {
 	return ok && now == p
 }
 
-// signal sends sig to the process and nobody else; one that is gone is no
-// error.
+// signal sends sig to the process and nobody else; one that is gone, or never
+// was, is no error.
 func (p Process) signal(sig syscall.Signal) error {
+	if p == (Process{}) {
+		return nil
+	}
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil

@@ -139,7 +139,7 @@ func (l *Lab) raiseMachines(ctx context.Context, s *State) ([]string, error) {
 		}
 	}
 	if p := l.gatewayMachine(s.Topology); !l.plugged(p) {
-		if err := l.raiseGateway(ctx, p); err != nil {
+		if err := l.raiseGateway(ctx, s, p); err != nil {
 			return nil, err
 		}
 	}
@@ -161,8 +161,8 @@ func (l *Lab) raiseMachines(ctx context.Context, s *State) ([]string, error) {
 	return []string{strings.Join(detail, ", ")}, nil
 }
 
-func (l *Lab) raiseGateway(ctx context.Context, p port) error {
-	if err := l.clearNamespace(ctx, p.netns); err != nil {
+func (l *Lab) raiseGateway(ctx context.Context, s *State, p port) error {
+	if err := errors.Join(s.Datastore.kill(ctx), l.clearNamespace(ctx, p.netns)); err != nil {
 		return err
 	}
 	if err := makeNetns(p.netns); err != nil {
@@ -189,10 +189,16 @@ func (l *Lab) bootNode(ctx context.Context, s *State, p port, node string) error
 		}
 		s.Pods[i].Attached, s.Pods[i].ContainerID = false, newContainerID()
 	}
-	if err := l.clearNamespace(ctx, p.netns); err != nil {
+	n, err := s.Node(node)
+	if err != nil {
 		return err
 	}
 	pins := l.space(node)
+	// The agent by its record too: whoever took the namespaces' names away
+	// left it running in them.
+	if err := errors.Join(n.Agent.kill(ctx), killInside(ctx, pins.mnt), l.clearNamespace(ctx, p.netns)); err != nil {
+		return err
+	}
 	if err := errors.Join(removePin(pins.mnt), removePin(pins.uts)); err != nil {
 		return err
 	}
@@ -201,7 +207,7 @@ func (l *Lab) bootNode(ctx context.Context, s *State, p port, node string) error
 	}
 	// A new namespace copies the machine's settings (devconf_inherit_init_net);
 	// that a node forwards is its agent's work.
-	err := space{net: netnsPath(p.netns)}.run(func() error { return setSysctl("net/ipv4/ip_forward", "0") })
+	err = space{net: netnsPath(p.netns)}.run(func() error { return setSysctl("net/ipv4/ip_forward", "0") })
 	if err != nil {
 		return err
 	}
@@ -214,17 +220,24 @@ func (l *Lab) bootNode(ctx context.Context, s *State, p port, node string) error
 // clearNamespace ends every process in a network namespace and removes it; a
 // missing one is no error.
 func (l *Lab) clearNamespace(ctx context.Context, netns string) error {
-	inode, ok := inodeOf(netnsPath(netns))
-	if ok && isNamespace(netnsPath(netns)) {
-		inside, err := processesWhere(func(pid int) bool { return livesIn(pid, map[uint64]bool{inode: true}) })
-		if err != nil {
-			return err
-		}
-		if err := killAll(ctx, inside); err != nil {
-			return err
-		}
+	if err := killInside(ctx, netnsPath(netns)); err != nil {
+		return err
 	}
 	return removeNetns(netns)
+}
+
+// killInside ends every process in the namespace at path; a missing one is no
+// error.
+func killInside(ctx context.Context, path string) error {
+	inode, ok := inodeOf(path)
+	if !ok || !isNamespace(path) {
+		return nil
+	}
+	inside, err := processesWhere(func(pid int) bool { return livesIn(pid, map[uint64]bool{inode: true}) })
+	if err != nil {
+		return err
+	}
+	return killAll(ctx, inside)
 }
 
 // raiseAgents starts the agents that do not run and waits until all serve.
