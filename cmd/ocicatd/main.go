@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command ocicatd is the agent of one node.
+// Command ocicatd is the agent of one node. Its settings are calico/node's
+// environment variables (docs/environment.md); its flags say where its files
+// are and how it logs.
 package main
 
 import (
@@ -9,36 +11,50 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
-	"github.com/ocicat-net/ocicat/api/meta"
-	v3 "github.com/ocicat-net/ocicat/api/v3"
 	"github.com/ocicat-net/ocicat/internal/agent"
 	"github.com/ocicat-net/ocicat/internal/buildinfo"
 	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/env"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/store/etcd"
 )
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "ocicatd: error:", err)
-		if hint := fault.HintOf(err); hint != "" {
-			fmt.Fprintln(os.Stderr, "ocicatd: hint:", hint)
+	err := run(os.Args[1:])
+	if err == nil {
+		return
+	}
+	printError(err)
+	os.Exit(fault.KindOf(err).ExitCode())
+}
+
+// printError prints an error and its hint, or each of several.
+func printError(err error) {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range many.Unwrap() {
+			printError(one)
 		}
-		os.Exit(fault.KindOf(err).ExitCode())
+		return
+	}
+	fmt.Fprintln(os.Stderr, "ocicatd: error:", err)
+	if hint := fault.HintOf(err); hint != "" {
+		fmt.Fprintln(os.Stderr, "ocicatd: hint:", hint)
 	}
 }
 
 type options struct {
 	runDir, stateDir, passwords string
-	level                       slog.Level
+	level                       *slog.Level // nil: as the environment says
 	format                      string
+	permGateway                 bool
 	version                     bool
 }
 
@@ -48,8 +64,13 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.runDir, "run-dir", "/run/ocicat", "sockets, journal and restart state; must not survive a reboot")
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/ocicat", "instance and local copy of the datastore; must survive a reboot")
 	f.StringVar(&o.passwords, "bgp-passwords", "", "`file` with TCP MD5 passwords by BGPPeer name, mode 0600")
-	f.TextVar(&o.level, "log-level", slog.LevelInfo, "DEBUG, INFO, WARN or ERROR")
+	f.Func("log-level", "debug, info, warn or error (default as FELIX_LOGSEVERITYSCREEN says, else info)", func(s string) error {
+		o.level = new(slog.Level)
+		return o.level.UnmarshalText([]byte(s))
+	})
 	f.StringVar(&o.format, "log-format", "text", "text or json")
+	f.BoolVar(&o.permGateway, "perm-gateway", os.Getenv("OCICAT_PERM_GATEWAY") != "false",
+		"give pods a permanent neighbour for their gateway, so that they need no ARP (also OCICAT_PERM_GATEWAY)")
 	f.BoolVar(&o.version, "version", false, "print the version and end")
 	if err := f.Parse(args); err != nil {
 		return o, fault.New(fault.Invalid, "%w", err)
@@ -75,8 +96,7 @@ func run(args []string) error {
 		fmt.Println("ocicatd", buildinfo.Read().Version)
 		return nil
 	}
-	log := newLog(o)
-	cfg, err := configure(o, log)
+	cfg, err := configure(o)
 	if err != nil {
 		return err
 	}
@@ -90,30 +110,55 @@ func run(args []string) error {
 	return a.Run(ctx)
 }
 
-func newLog(o options) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: o.level}
+func configure(o options) (agent.Config, error) {
+	hostname, err := os.Hostname()
+	if err != nil {
+		return agent.Config{}, fault.New(fault.Internal, "read hostname: %w", err)
+	}
+	e, problems, err := env.Parse(os.Environ(), hostname)
+	if err != nil {
+		return agent.Config{}, err
+	}
+	if len(e.EtcdEndpoints) == 0 {
+		return agent.Config{}, fault.Hint(fault.New(fault.Invalid, "environment variable ETCD_ENDPOINTS: not set"), "Name the datastore, as ETCD_ENDPOINTS=http://192.0.2.1:2379.")
+	}
+	log := newLog(o, e.LogLevel)
+	cfg := agent.Config{
+		Node: cluster.NodeName(e.Node), RunDir: o.runDir, StateDir: o.stateDir, Log: log,
+		Address: func(links map[string]host.Link, stored netip.Prefix) (netip.Prefix, error) {
+			return e.Address(links, stored, reach)
+		},
+		AS: e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Problems: problems,
+		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: e.InterfacePrefix, PermGateway: o.permGateway},
+		Reserve:  ipam.DefaultReserve,
+	}
+	if o.passwords != "" {
+		if cfg.Passwords, err = agent.ReadPasswords(o.passwords); err != nil {
+			return cfg, err
+		}
+	}
+	cfg.Store, err = etcd.New(etcd.Config{Endpoints: e.EtcdEndpoints, Log: log})
+	return cfg, err
+}
+
+func newLog(o options, level slog.Level) *slog.Logger {
+	if o.level != nil {
+		level = *o.level
+	}
+	opts := &slog.HandlerOptions{Level: level}
 	if o.format == "json" {
 		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, opts))
 }
 
-func configure(o options, log *slog.Logger) (agent.Config, error) {
-	st, err := etcd.New(etcd.Config{Endpoints: strings.Split(os.Getenv("ETCD_ENDPOINTS"), ","), Log: log})
+// reach is the address this host sends from to reach a destination, for
+// IP_AUTODETECTION_METHOD=can-reach. Connecting a UDP socket sends nothing.
+func reach(destination string) (netip.Addr, error) {
+	conn, err := net.Dial("udp4", net.JoinHostPort(destination, "80"))
 	if err != nil {
-		return agent.Config{}, err
+		return netip.Addr{}, err
 	}
-	cfg := agent.Config{
-		Node: cluster.NodeName(os.Getenv("NODENAME")), RunDir: o.runDir, StateDir: o.stateDir, Store: st, Log: log,
-		Address:  func(map[string]host.Link) (netip.Prefix, error) { return netip.ParsePrefix(os.Getenv("IP")) },
-		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: "cali", PermGateway: os.Getenv("OCICAT_PERM_GATEWAY") != "false"},
-		Reserve:  16,
-	}
-	if cidr := os.Getenv("CALICO_IPV4POOL_CIDR"); cidr != "" {
-		cfg.DefaultPools = []*v3.IPPool{{Type: meta.Type{APIVersion: v3.APIVersion, Kind: v3.KindIPPool}, Metadata: meta.Object{Name: "default-ipv4-ippool"}, Spec: v3.IPPoolSpec{CIDR: cidr}}}
-	}
-	if o.passwords != "" {
-		cfg.Passwords, err = agent.ReadPasswords(o.passwords)
-	}
-	return cfg, err
+	defer conn.Close()
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr(), nil
 }

@@ -59,15 +59,19 @@ type Config struct {
 	StateDir string // /var/lib/ocicat: instance, local copy of the datastore
 	Store    store.Store
 	Log      *slog.Logger
-	// Address chooses the node's address among its links; the zero prefix
-	// leaves the Node's own as it is.
-	Address func(map[string]host.Link) (netip.Prefix, error)
+	// Address chooses the node's address among its links; stored is the one
+	// its Node has, invalid for none. The zero prefix is no address.
+	Address func(links map[string]host.Link, stored netip.Prefix) (netip.Prefix, error)
 	// AS is the node's own AS number, nil for the cluster's.
 	AS *v3.ASNumber
 	// RouterID is the BGP identifier; zero for the node's address.
 	RouterID netip.Addr
-	// DefaultPools are created when no pool exists.
-	DefaultPools []*v3.IPPool
+	// DefaultPools are the pools to create when none exists, given the node's
+	// own networks.
+	DefaultPools func(networks []netip.Prefix) ([]*v3.IPPool, error)
+	// AppliedEnv are the variables of the pools this agent started with, for
+	// the record.
+	AppliedEnv map[string]string
 	// Settings are the agent's own, where the cluster's OcicatConfiguration
 	// says nothing.
 	Settings cluster.Settings
@@ -97,6 +101,7 @@ type Agent struct {
 	publisher  *publisher
 
 	touched      touchedDevices
+	burying      sync.Mutex // held while tombstones are served
 	last         atomic.Pointer[converged]
 	peerProblems atomic.Pointer[[]problem.Problem] // of the last speaker section
 	verify       sync.Once

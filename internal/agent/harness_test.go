@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 		cmd.Env = append(os.Environ(), inside+"=1")
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 		if err := cmd.Run(); err != nil {
 			os.Exit(1)
 		}
@@ -71,10 +71,16 @@ func newNode(t *testing.T) *node {
 	ip(t, "route add default via 192.168.0.2 dev ens160 proto static metric 100")
 	return &node{t: t, cfg: agent.Config{
 		Node: "k8s-master-1", RunDir: t.TempDir(), StateDir: t.TempDir(), Store: mem.New(), Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Address:      func(map[string]host.Link) (netip.Prefix, error) { return netip.MustParsePrefix("192.168.0.11/24"), nil },
-		DefaultPools: []*v3.IPPool{{Type: meta.Type{APIVersion: v3.APIVersion, Kind: v3.KindIPPool}, Metadata: meta.Object{Name: "default-ipv4-ippool"}, Spec: v3.IPPoolSpec{CIDR: "172.16.0.0/16"}}},
-		Settings:     cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: "cali", PermGateway: true},
-		Reserve:      16,
+		Address: func(map[string]host.Link, netip.Prefix) (netip.Prefix, error) {
+			return netip.MustParsePrefix("192.168.0.11/24"), nil
+		},
+		DefaultPools: func([]netip.Prefix) ([]*v3.IPPool, error) {
+			pool := &v3.IPPool{Type: meta.Type{APIVersion: v3.APIVersion, Kind: v3.KindIPPool}, Metadata: meta.Object{Name: "default-ipv4-ippool"}, Spec: v3.IPPoolSpec{CIDR: "172.16.0.0/16"}}
+			pool.SetDefaults()
+			return []*v3.IPPool{pool}, nil
+		},
+		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: "cali", PermGateway: true},
+		Reserve:  16,
 	}}
 }
 

@@ -96,6 +96,7 @@ func (a *Agent) Report() *v1.NodeStatus {
 	}
 	r.AS, r.Uplink, r.Mode, r.Mesh = uint32(a.localAS(snap)), snap.Host.Uplink, "BGP", snap.BGP.Mesh
 	r.Ready = a.Ready() == nil
+	r.AppliedEnvironment = a.cfg.AppliedEnv
 	for _, b := range snap.Blocks {
 		r.Blocks = append(r.Blocks, b.CIDR.String())
 	}

@@ -4,13 +4,17 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/ocicat-net/ocicat/api/meta"
 	v3 "github.com/ocicat-net/ocicat/api/v3"
+	"github.com/ocicat-net/ocicat/internal/alloc"
+	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/names"
 	"github.com/ocicat-net/ocicat/internal/resource"
 	"github.com/ocicat-net/ocicat/internal/store"
 )
@@ -43,7 +47,34 @@ func (a *Agent) registerOnce(ctx context.Context) error {
 	if err := a.createDefaultPools(ctx); err != nil {
 		return err
 	}
-	return a.writeNode(ctx)
+	if err := a.writeNode(ctx); err != nil {
+		return err
+	}
+	return a.readBlocks(ctx)
+}
+
+// readBlocks reads the own blocks once at start; IPAM reports every change.
+func (a *Agent) readBlocks(ctx context.Context) error {
+	entries, _, err := a.cfg.Store.List(ctx, store.Affinity, string(a.cfg.Node)+"/")
+	if err != nil {
+		return err
+	}
+	var blocks []cluster.Block
+	for _, e := range entries {
+		_, block, err := names.ParseAffinity(e.Key.Name)
+		if err != nil {
+			continue // quarantined: IPAM does not use it either
+		}
+		affinity, err := alloc.ParseAffinity(e.Value)
+		if err == nil && affinity.State != alloc.PendingDeletion {
+			blocks = append(blocks, cluster.Block{CIDR: block, Confirmed: affinity.State == alloc.Confirmed || affinity.State == ""})
+		}
+	}
+	a.ownBlocks(blocks)
+	if held := a.reserve.Blocks(); len(held) > 0 {
+		a.ownBlocks(held) // IPAM read them itself meanwhile, and may have claimed more
+	}
+	return nil
 }
 
 // createDefaultPools creates the pools of the environment if there is none at
@@ -54,9 +85,16 @@ func (a *Agent) createDefaultPools(ctx context.Context) error {
 	if err != nil || len(pools) > 0 {
 		return err
 	}
-	for _, pool := range a.cfg.DefaultPools {
-		pool.SetDefaults()
-		resource.Create(pool, newUID(), time.Now())
+	networks, err := a.ownNetworks(ctx)
+	if err != nil {
+		return err
+	}
+	defaults, err := a.cfg.DefaultPools(networks)
+	if err != nil {
+		return err
+	}
+	for _, pool := range defaults {
+		resource.Create(pool, resource.NewUID(), time.Now())
 		value, err := resource.Encode(pool, nil)
 		if err != nil {
 			return err
@@ -70,6 +108,27 @@ func (a *Agent) createDefaultPools(ctx context.Context) error {
 	return nil
 }
 
+// ownNetworks are the networks this node's devices are in, but for those of
+// pods and loopback.
+func (a *Agent) ownNetworks(ctx context.Context) ([]netip.Prefix, error) {
+	links, err := a.kernel.Links(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var networks []netip.Prefix
+	for _, name := range sortedKeys(links) {
+		if name == "lo" || strings.HasPrefix(name, a.cfg.Settings.InterfacePrefix) {
+			continue
+		}
+		for _, addr := range links[name].Addrs {
+			if !addr.IsSingleIP() {
+				networks = append(networks, addr.Masked())
+			}
+		}
+	}
+	return networks, nil
+}
+
 // writeNode creates the node's Node, or brings its address and AS up to date;
 // what others wrote into it stays.
 func (a *Agent) writeNode(ctx context.Context) error {
@@ -77,7 +136,134 @@ func (a *Agent) writeNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	address, err := a.cfg.Address(links)
+	node, entry, err := a.storedNode(ctx)
+	if err != nil {
+		return err
+	}
+	address, err := a.cfg.Address(links, node.IPv4())
+	if err != nil {
+		return err
+	}
+	if node.Spec.BGP == nil {
+		node.Spec.BGP = &v3.NodeBGPSpec{}
+	}
+	if address.IsValid() {
+		node.Spec.BGP.IPv4Address = address.String()
+	}
+	if a.cfg.AS != nil {
+		node.Spec.BGP.ASNumber = a.cfg.AS
+	}
+	value, err := resource.Encode(node, entry.Value)
+	if err != nil || resource.Equal(value, entry.Value) {
+		return err
+	}
+	if _, err := a.cfg.Store.Put(ctx, entry.Key, value, entry.Revision); err != nil {
+		return fmt.Errorf("write %s: %w", entry.Key, err)
+	}
+	a.log.Info("node registered", "node", a.cfg.Node, "address", node.Spec.BGP.IPv4Address)
+	return nil
+}
+
+// storedNode is the node's own Node as stored, or a new one with an entry
+// that does not exist yet.
+func (a *Agent) storedNode(ctx context.Context) (*v3.Node, store.Entry, error) {
+	key := store.Key{Kind: store.Node, Name: string(a.cfg.Node)}
+	entry, err := a.cfg.Store.Get(ctx, key)
+	if fault.Is(err, fault.NotFound) {
+		node := &v3.Node{Type: meta.Type{APIVersion: v3.APIVersion, Kind: v3.KindNode}, Metadata: meta.Object{Name: key.Name}}
+		resource.Create(node, resource.NewUID(), time.Now())
+		return node, store.Entry{Key: key}, nil
+	}
+	if err != nil {
+		return nil, entry, err
+	}
+	object, err := resource.Decode(entry)
+	if err != nil {
+		return nil, entry, err
+	}
+	return object.(*v3.Node), entry, nil
+}
+
+// readBlocks reads the own blocks once at start; IPAM reports every change.
+func (a *Agent) readBlocks(ctx context.Context) error {
+	entries, _, err := a.cfg.Store.List(ctx, store.Affinity, string(a.cfg.Node)+"/")
+	if err != nil {
+		return err
+	}
+	var blocks []cluster.Block
+	for _, e := range entries {
+		_, block, err := names.ParseAffinity(e.Key.Name)
+		if err != nil {
+			continue // quarantined: IPAM does not use it either
+		}
+		affinity, err := alloc.ParseAffinity(e.Value)
+		if err == nil && affinity.State != alloc.PendingDeletion {
+			blocks = append(blocks, cluster.Block{CIDR: block, Confirmed: affinity.State == alloc.Confirmed || affinity.State == ""})
+		}
+	}
+	a.ownBlocks(blocks)
+	if held := a.reserve.Blocks(); len(held) > 0 {
+		a.ownBlocks(held) // IPAM read them itself meanwhile, and may have claimed more
+	}
+	return nil
+}
+
+// createDefaultPools creates the pools of the environment if there is none at
+// all. Two nodes that start at once create the same ones: the second's
+// conflict is no error.
+func (a *Agent) createDefaultPools(ctx context.Context) error {
+	pools, _, err := a.cfg.Store.List(ctx, store.IPPool, "")
+	if err != nil || len(pools) > 0 {
+		return err
+	}
+	networks, err := a.ownNetworks(ctx)
+	if err != nil {
+		return err
+	}
+	defaults, err := a.cfg.DefaultPools(networks)
+	if err != nil {
+		return err
+	}
+	for _, pool := range defaults {
+		resource.Create(pool, resource.NewUID(), time.Now())
+		value, err := resource.Encode(pool, nil)
+		if err != nil {
+			return err
+		}
+		_, err = a.cfg.Store.Put(ctx, resource.Key(pool), value, 0)
+		if err != nil && !fault.Is(err, fault.Conflict) {
+			return fmt.Errorf("create pool %s: %w", pool.Metadata.Name, err)
+		}
+		a.log.Info("default pool created", "pool", pool.Metadata.Name, "cidr", pool.Spec.CIDR)
+	}
+	return nil
+}
+
+// ownNetworks are the networks this node's devices are in, but for those of
+// pods and loopback.
+func (a *Agent) ownNetworks(ctx context.Context) ([]netip.Prefix, error) {
+	links, err := a.kernel.Links(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var networks []netip.Prefix
+	for _, name := range sortedKeys(links) {
+		if name == "lo" || strings.HasPrefix(name, a.cfg.Settings.InterfacePrefix) {
+			continue
+		}
+		for _, addr := range links[name].Addrs {
+			if !addr.IsSingleIP() {
+				networks = append(networks, addr.Masked())
+			}
+		}
+	}
+	return networks, nil
+}
+
+// writeNode creates the node's Node, or brings its address and AS up to date;
+// what others wrote into it stays.
+func (a *Agent) writeNode(ctx context.Context) error {
+	links, err := a.kernel.Links(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,7 +280,11 @@ func (a *Agent) writeNode(ctx context.Context) error {
 		}
 		node = object.(*v3.Node)
 	} else {
-		resource.Create(node, newUID(), time.Now())
+		resource.Create(node, resource.NewUID(), time.Now())
+	}
+	address, err := a.cfg.Address(links, node.IPv4())
+	if err != nil {
+		return err
 	}
 	if node.Spec.BGP == nil {
 		node.Spec.BGP = &v3.NodeBGPSpec{}
@@ -114,12 +304,4 @@ func (a *Agent) writeNode(ctx context.Context) error {
 	}
 	a.log.Info("node registered", "node", a.cfg.Node, "address", node.Spec.BGP.IPv4Address)
 	return nil
-}
-
-// newUID is a random UUID of version 4 (RFC 9562).
-func newUID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/core"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/feed"
+	"github.com/ocicat-net/ocicat/internal/kernel"
 	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/resource"
 	"github.com/ocicat-net/ocicat/internal/store"
@@ -183,9 +184,27 @@ func (r *resources) recall() error {
 	r.mu.Unlock()
 	r.agent.feed.RememberPools(c.PastPools)
 	r.agent.feed.SetCluster(decided)
-	r.agent.feed.SetBlocks(c.Blocks)
-	r.agent.log.Info("started from the local copy of the datastore", "objects", len(c.Entries), "blocks", len(c.Blocks))
+	blocks := r.agent.knownBlocks(c)
+	r.agent.log.Info("started from the local copy of the datastore", "objects", len(c.Entries), "blocks", len(blocks))
 	return nil
+}
+
+// knownBlocks are the own blocks as the kernel and the local copy know them.
+// In the same boot the kernel's blackholes are up to date; after a reboot the
+// copy is what there is, if it was written when blocks were known.
+func (a *Agent) knownBlocks(c localCopy) []cluster.Block {
+	routes, err := a.kernel.Routes(context.Background(), kernel.Filter{})
+	if err != nil {
+		a.log.Warn("routes not read: own blocks are those of the local copy", "error", err)
+	}
+	blocks := core.BlocksFromRoutes(a.feed.Snapshot(), routes)
+	if len(blocks) == 0 {
+		blocks = c.Blocks
+	}
+	if len(blocks) > 0 {
+		a.feed.SetBlocks(blocks)
+	}
+	return blocks
 }
 
 // wantCopy asks for the local copy to be written; it never blocks.
@@ -197,7 +216,7 @@ func (r *resources) wantCopy() {
 }
 
 // copyInterval is the least time between two writes of the local copy.
-const copyInterval = time.Second
+const copyInterval = 200 * time.Millisecond
 
 // keepCopy writes the local copy when asked to, and at the end what was asked
 // for last.

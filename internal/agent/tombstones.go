@@ -10,8 +10,11 @@ import (
 )
 
 // bury serves the DELs that were answered while the agent was away: before
-// every ADD, at start, and whenever their directory changes.
+// every ADD, at start, and whenever their directory changes. One burial runs
+// at a time: a stone another one has served must not fell a new pod.
 func (a *Agent) bury(ctx context.Context) {
+	a.burying.Lock()
+	defer a.burying.Unlock()
 	dir := tombstone.Dir(a.cfg.RunDir)
 	stones, err := tombstone.List(dir)
 	if err != nil {

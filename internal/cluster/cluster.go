@@ -156,6 +156,9 @@ type Snapshot struct {
 	// StoreSynced says that every feed of the datastore (or its local copy)
 	// has delivered a full set; nothing is deleted before.
 	StoreSynced bool
+	// BlocksSynced says that Blocks are all of them: before that nothing is
+	// said about completeness to peers, and no block's route is deleted.
+	BlocksSynced bool
 	// EndpointsSynced says the journal was read: no endpoint is missing.
 	EndpointsSynced bool
 }

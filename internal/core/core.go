@@ -86,6 +86,8 @@ func Deletable(s *cluster.Snapshot, r host.Route) bool {
 	switch {
 	case !s.StoreSynced || !s.EndpointsSynced:
 		return false
+	case r.Type == host.Blackhole:
+		return s.BlocksSynced
 	case r.Via.IsValid():
 		return !awaited(s, r.Via)
 	}
@@ -134,4 +136,19 @@ func inPools(s *cluster.Snapshot, p netip.Prefix) bool {
 // covers reports whether every address of inner lies in outer.
 func covers(outer, inner netip.Prefix) bool {
 	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+}
+
+// BlocksFromRoutes are the own blocks that the kernel's routes speak of: every
+// blackhole of ours inside a pool, as large as the pool's blocks. It is what a
+// restarted agent knows of its blocks before anything else tells it.
+func BlocksFromRoutes(s *cluster.Snapshot, routes []host.Route) []cluster.Block {
+	var blocks []cluster.Block
+	for _, r := range routes {
+		for _, pool := range s.Pools {
+			if r.Type == host.Blackhole && r.Proto == s.Settings.RouteProtocol && covers(pool.CIDR, r.Dst) && r.Dst.Bits() == pool.BlockSize {
+				blocks = append(blocks, cluster.Block{CIDR: r.Dst, Confirmed: true})
+			}
+		}
+	}
+	return blocks
 }

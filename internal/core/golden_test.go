@@ -65,6 +65,7 @@ func (sc scenario) snapshot() *cluster.Snapshot {
 		Unsynced:        map[netip.Addr]bool{},
 		Host:            sc.Host,
 		StoreSynced:     !sc.NotSynced,
+		BlocksSynced:    !sc.NotSynced,
 		EndpointsSynced: !sc.NotSynced,
 	}
 	for _, n := range sc.Nodes {

@@ -24,7 +24,7 @@ func Speaker(s *cluster.Snapshot) (speaker.Config, []problem.Problem) {
 		RouterID:  orDefault(s.BGP.RouterID, self),
 		Listen:    netip.AddrPortFrom(self, orDefault(s.BGP.Port, speaker.DefaultPort)),
 		Advertise: advertised(s, self),
-		Complete:  s.StoreSynced && s.EndpointsSynced,
+		Complete:  s.StoreSynced && s.BlocksSynced && s.EndpointsSynced,
 	}
 	mesh, problems := meshPeers(s, cfg.AS)
 	peers, more := configuredPeers(s, cfg.AS, mesh)

@@ -111,13 +111,13 @@ func comparePrefix(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// SetBlocks replaces the own blocks.
+// SetBlocks replaces the own blocks: these are all of them.
 func (f *Feed) SetBlocks(blocks []cluster.Block) {
 	blocks = slices.SortedFunc(slices.Values(blocks), func(a, b cluster.Block) int { return comparePrefix(a.CIDR, b.CIDR) })
-	if slices.Equal(blocks, f.Snapshot().Blocks) {
+	if snap := f.Snapshot(); snap.BlocksSynced && slices.Equal(blocks, snap.Blocks) {
 		return
 	}
-	f.publish(Blocks, func(s *cluster.Snapshot) { s.Blocks = blocks })
+	f.publish(Blocks, func(s *cluster.Snapshot) { s.Blocks, s.BlocksSynced = blocks, true })
 }
 
 // SetEndpoint adds or replaces one endpoint.
