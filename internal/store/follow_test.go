@@ -149,6 +149,9 @@ func TestFollowSaysNothingWhenNothingChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := follow(t, store.FollowOptions{})
 		b.put("a", "1")
+		b.put("b", "1")
+		b.take()
+		b.delete("b")
 		b.take()
 		time.Sleep(time.Hour) // the bubble's clock
 		b.want()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,6 +124,44 @@ func TestLongListsComeWhole(t *testing.T) {
 	}
 	if len(entries) != objects {
 		t.Errorf("%d objects, want %d", len(entries), objects)
+	}
+}
+
+// TestLongListsAreOfOneMoment moves an object from the front of a list to its
+// end and back while it is read in several requests: it is always there once.
+func TestLongListsAreOfOneMoment(t *testing.T) {
+	const objects = 1100
+	const front, end = "/calico/resources/v3/projectcalico.org/nodes/a", "/calico/resources/v3/projectcalico.org/nodes/z"
+	endpoint := server(t, 0)
+	s := open(t, etcd.Config{Endpoints: []string{endpoint}})
+	for i := range objects {
+		if _, err := s.Put(t.Context(), node(fmt.Sprintf("n%04d", i)), []byte("x"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := raw(t, endpoint)
+	if _, err := client.Put(t.Context(), front, "x"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var mover sync.WaitGroup
+	defer mover.Wait()
+	defer cancel()
+	mover.Go(func() {
+		for from, to := front, end; ctx.Err() == nil; from, to = to, from {
+			if _, err := client.Txn(ctx).Then(clientv3.OpDelete(from), clientv3.OpPut(to, "x")).Commit(); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 50 {
+		entries, _, err := s.List(t.Context(), store.Node, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(entries) != objects+1 {
+			t.Fatalf("%d objects, want %d at every moment", len(entries), objects+1)
+		}
 	}
 }
 

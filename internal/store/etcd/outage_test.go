@@ -8,8 +8,14 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/store"
@@ -185,6 +191,35 @@ func TestRepeatedSwapResolvesAmbiguity(t *testing.T) {
 	}
 	if !fault.Is(err, fault.Conflict) {
 		t.Errorf("the same put again: %v, want a conflict with the first", err)
+	}
+}
+
+// lateServer is an etcd that takes too long for every write.
+type lateServer struct {
+	pb.UnimplementedKVServer
+	txns atomic.Int32
+}
+
+func (s *lateServer) Txn(context.Context, *pb.TxnRequest) (*pb.TxnResponse, error) {
+	s.txns.Add(1)
+	return nil, status.Error(codes.DeadlineExceeded, "too late")
+}
+
+func TestWritesAreNeverRepeatedUnseen(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := new(lateServer)
+	server := grpc.NewServer()
+	pb.RegisterKVServer(server, late)
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	s := open(t, etcd.Config{Endpoints: []string{"http://" + l.Addr().String()}})
+	_, err = s.Put(t.Context(), node("a"), nil, 0)
+	wantAmbiguous(t, "put", err)
+	if n := late.txns.Load(); n != 1 {
+		t.Errorf("the write was sent %d times, want once: the second would conflict with the first", n)
 	}
 }
 

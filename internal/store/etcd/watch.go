@@ -113,9 +113,5 @@ func (w *watch) event(ev *mvccpb.Event) (store.Event, bool) {
 		return store.Event{}, false
 	}
 	entry := store.Entry{Key: key, Value: ev.Kv.Value, Revision: store.Revision(ev.Kv.ModRevision)}
-	if ev.Type == mvccpb.Event_DELETE {
-		entry.Value = nil
-		return store.Event{Entry: entry, Deleted: true}, true
-	}
-	return store.Event{Entry: entry}, true
+	return store.Event{Entry: entry, Deleted: ev.Type == mvccpb.Event_DELETE}, true
 }
