@@ -199,6 +199,30 @@ func TestNobodyReads(t *testing.T) {
 	})
 }
 
+// TestReadsTooSlowly: what a peer leaves unread is bounded.
+func TestReadsTooSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire(t)
+		defer w.end()
+		routes, groups := cursor(10_000)
+		w.routes <- routes
+		synctest.Wait()
+		export := table.Export{Internal: true, AS4: true, AS: testAS}
+		for routes.Lag() < maxLag { // messages are shared: this costs no memory
+			groups.Refresh(export, netip.MustParseAddr("10.0.0.2"))
+		}
+		for read := 0; ; read++ {
+			_ = w.far.SetReadDeadline(time.Now().Add(time.Second))
+			if _, _, err := readMessage(w.far); err != nil {
+				break
+			}
+		}
+		if f := <-w.frames; !errors.Is(f.err, errTooSlow) {
+			t.Errorf("reported %+v", f)
+		}
+	})
+}
+
 func TestCloseFlushes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire(t)

@@ -254,6 +254,31 @@ func TestQuarantine(t *testing.T) {
 	a.awaitUp(time.Second, bad)
 }
 
+// TestSilentCrash: a peer whose host crashed told nobody. When it is back, its
+// old connection must not keep it away until the hold timer.
+func TestSilentCrash(t *testing.T) {
+	ns := newNet(t)
+	a, _, bad := victim(t, ns, Options{}, 90*time.Second)
+	first := connect(t, ns, bad, a.addr)
+	first.establish(bad, 90)
+	a.awaitUp(time.Second, bad)
+	second := connect(t, ns, bad, a.addr) // the first stays open
+	second.establish(bad, 90)
+	a.await(time.Second, "on the second connection", func() bool {
+		s := a.session(bad)
+		return s.State == speaker.Established && s.Flaps == 1
+	})
+	if _, _, err := readMessage(first); err == nil {
+		_, err = io.Copy(io.Discard, first)
+		if err != nil {
+			t.Errorf("first connection: %v", err)
+		}
+	}
+	if why := a.session(bad).Reason; !strings.Contains(why, "came back on a new connection") {
+		t.Errorf("reason %q", why)
+	}
+}
+
 // TestGuard: whatever a peer's goroutine does, a panic in it stays there.
 func TestGuard(t *testing.T) {
 	s := New(Options{Log: slog.New(slog.DiscardHandler)})

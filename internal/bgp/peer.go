@@ -19,6 +19,7 @@ import (
 
 const (
 	quarantineFor = time.Minute // how long a peer is left alone whose messages made us panic
+	faultEvery    = time.Minute // at most one log line about a peer's failed connections in this time
 	flawEvery     = time.Minute // at most one log line about a peer's flawed UPDATEs in this time
 )
 
@@ -38,9 +39,12 @@ type peer struct {
 	queue   []session.Event
 
 	started     bool      // the gate is open
+	ended       bool      // farewell was said
 	quarantined time.Time // until then; zero for not
 	trouble     string    // why it is kept down, whatever it says
 	dialTrouble string    // of the last dial
+	fault       string    // of the last connection
+	faults      sieve     // in what is logged of them
 	flaps       int
 	synced      bool
 	since       time.Time // of being Established, or of not being it
@@ -79,6 +83,7 @@ func newPeer(s *Speaker, cfg peerConfig) *peer {
 		frames: make(chan frame, frameQueue),
 		dials:  make(chan dialled, 1),
 		since:  time.Now(),
+		faults: sieve{every: faultEvery},
 		flaws:  sieve{every: flawEvery},
 		orders: orders{wake: make(chan struct{}, 1)},
 		done:   make(chan struct{}),
@@ -107,7 +112,7 @@ func (p *peer) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	gate := p.s.gate
-	for ended := false; !ended && ctx.Err() == nil; {
+	for !p.ended && ctx.Err() == nil {
 		p.rewind(timer)
 		select {
 		case <-ctx.Done():
@@ -115,7 +120,7 @@ func (p *peer) run(ctx context.Context) {
 			gate = nil
 			p.guard(p.open)
 		case <-p.orders.wake:
-			p.guard(func() { ended = p.obey() })
+			p.guard(p.obey)
 		case f := <-p.frames:
 			p.guard(func() { p.take(f) })
 		case d := <-p.dials:
@@ -179,7 +184,7 @@ func (p *peer) open() {
 	p.obey()
 	p.started = true
 	p.start()
-	p.obey()
+	p.obey() // connections were left till now
 }
 
 // start lets the state machine work, unless something forbids it.
@@ -192,8 +197,8 @@ func (p *peer) start() {
 	}
 }
 
-// obey carries out what others left; it says whether this was the farewell.
-func (p *peer) obey() (ended bool) {
+// obey carries out what others left.
+func (p *peer) obey() {
 	config, accepted, verified, end := p.orders.take(p.started)
 	if verified {
 		p.step(session.Forwarding{})
@@ -204,12 +209,11 @@ func (p *peer) obey() (ended bool) {
 	if accepted != nil {
 		p.adopt(accepted, func(id session.ConnID) session.Event { return session.Accepted{Conn: id} })
 	}
-	if end == nil {
-		return false
+	if end != nil {
+		p.ended = true
+		p.step(session.Stop{Notification: end.notification, Reason: end.reason})
+		p.notable = p.s.rib.down(p.cfg.peer.Addr, false) || p.notable
 	}
-	p.step(session.Stop{Notification: end.notification, Reason: end.reason})
-	p.s.rib.down(p.cfg.peer.Addr, false)
-	return true
 }
 
 // configure changes to cfg with as little harm to the session as possible. Who

@@ -195,6 +195,7 @@ func (p *peer) down(a session.Down) {
 	p.notable = true
 	p.flaps++
 	p.since = time.Now()
+	p.fault = a.Reason
 	p.log.Warn("BGP session down", "reason", a.Reason, "routesKept", a.KeepStale)
 	p.s.rib.down(p.cfg.peer.Addr, a.KeepStale)
 }
@@ -229,6 +230,7 @@ func (p *peer) publish() {
 	if p.trouble != "" {
 		s.State, s.Reason = speaker.Idle, p.trouble
 	}
+	p.logFault(s.State)
 	now := view{session: s, synced: p.synced}
 	if old := p.view.Load(); old == nil || *old != now {
 		p.view.Store(&now)
@@ -236,5 +238,20 @@ func (p *peer) publish() {
 	if p.notable {
 		p.notable = false
 		p.s.changed()
+	}
+}
+
+// logFault logs why a connection came to nothing, when that is news.
+func (p *peer) logFault(state speaker.SessionState) {
+	fault := p.fsm.Fault()
+	if fault == p.fault || state == speaker.Established {
+		return
+	}
+	p.fault = fault
+	if fault == "" {
+		return
+	}
+	if held, pass := p.faults.pass(time.Now()); pass {
+		p.log.Warn("BGP connection failed, trying on", "reason", fault, "alike", held)
 	}
 }

@@ -146,6 +146,8 @@ func lossTrouble(err error) string {
 		return "peer closed the TCP connection"
 	case isTimeout(err):
 		return "peer took no data for the hold time"
+	case errors.Is(err, errPeerClosed), errors.Is(err, errTooSlow):
+		return err.Error()
 	}
 	return "TCP connection lost: " + rootCause(err).Error()
 }

@@ -35,9 +35,10 @@ type Options struct {
 	// /proc/sys/kernel/random/boot_id does.
 	BootID string
 	// OnChange is called when Learned, Unsynced or the state of a session may
-	// be another, but not before the first complete Config is in effect: what
-	// the speaker says is a full picture from the first call on. It must not
-	// block, and may be called from any goroutine.
+	// be another, once for changes that come close together, but not before
+	// the first complete Config is in effect: what the speaker says is a full
+	// picture from the first call on. Calls come one at a time; while one
+	// lasts, no session waits for it.
 	OnChange func()
 }
 
@@ -54,6 +55,7 @@ type Speaker struct {
 	complete   atomic.Bool   // a complete Config is in effect
 	impatient  atomic.Bool   // the restart time is over: nobody is waited for any more
 	configured chan struct{} // capacity 1: config was set
+	news       chan struct{} // capacity 1: OnChange is to be called
 	rib        *rib
 	listener   *listener
 	wg         sync.WaitGroup // everything that runs below Run
@@ -80,6 +82,7 @@ func New(opts Options) *Speaker {
 		ready:      make(chan struct{}),
 		gate:       make(chan struct{}),
 		configured: make(chan struct{}, 1),
+		news:       make(chan struct{}, 1),
 		rib:        newRIB(),
 		peers:      map[netip.Addr]*peer{},
 	}
@@ -112,6 +115,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	})
 	defer patience.Stop()
 	s.wg.Go(func() { s.listener.run(ctx) })
+	s.wg.Go(func() { s.tell(ctx) })
 	close(s.ready)
 	for {
 		select {
@@ -156,10 +160,25 @@ func (s *Speaker) ForwardingVerified() {
 
 func (s *Speaker) openGate() { s.gateOnce.Do(func() { close(s.gate) }) }
 
-// changed tells the agent.
+// changed has the agent told.
 func (s *Speaker) changed() {
-	if s.complete.Load() {
-		s.opts.OnChange()
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+}
+
+// tell calls OnChange for what changed.
+func (s *Speaker) tell(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.news:
+			if s.complete.Load() {
+				s.opts.OnChange()
+			}
+		}
 	}
 }
 

@@ -5,7 +5,10 @@ package bgp
 import (
 	"context"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -169,6 +172,53 @@ func TestFullMesh(t *testing.T) {
 				t.Errorf("%v: session fell: %+v", n.addr, s)
 			}
 		}
+	}
+}
+
+// TestChurn changes what nodes announce and kills connections at random. When
+// it ends, every node must know exactly what the others announce.
+func TestChurn(t *testing.T) {
+	const size, rounds = 15, 60
+	ns := newNet(t)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	var nodes []*node
+	var all []netip.Addr
+	announced := make([]map[string]bool, size)
+	for i := range size {
+		n := launch(t, ns, fmt.Sprintf("10.3.0.%d", i+1), Options{})
+		nodes, all, announced[i] = append(nodes, n), append(all, n.addr), map[string]bool{}
+	}
+	set := func(i int) { nodes[i].Set(nodes[i].config(all, slices.Sorted(maps.Keys(announced[i]))...)) }
+	for i := range size {
+		set(i)
+	}
+	for range rounds {
+		for range 3 {
+			i := rng.IntN(size)
+			block := fmt.Sprintf("172.16.%d.%d/26", i, rng.IntN(4)*64)
+			if announced[i][block] {
+				delete(announced[i], block)
+			} else {
+				announced[i][block] = true
+			}
+			set(i)
+		}
+		if rng.IntN(2) == 0 {
+			reset(ns, all[rng.IntN(size)])
+		}
+	}
+	for i, n := range nodes {
+		want := map[netip.Prefix]netip.Addr{}
+		for j, blocks := range announced {
+			for block := range blocks {
+				if i != j {
+					want[pfx(block)] = all[j]
+				}
+			}
+		}
+		n.await(30*time.Second, fmt.Sprintf("knowing %v", want), func() bool { return maps.Equal(n.routes(), want) })
 	}
 }
 

@@ -216,6 +216,10 @@ func (f *FSM) Hold(id ConnID) time.Duration {
 // sent its End-of-RIB.
 func (f *FSM) Stale() bool { return !f.staleUntil.IsZero() }
 
+// Fault says why the last connection ended that was or might have become the
+// session; "" while it is Established or nothing was wrong.
+func (f *FSM) Fault() string { return f.why.down }
+
 // Reason says why the session is not Established, or why it last fell; "" if
 // it never did.
 func (f *FSM) Reason() string { return f.why.text(f.established() != nil) }
