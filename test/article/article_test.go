@@ -6,24 +6,23 @@ package article
 
 import (
 	"bytes"
-	"context"
-	"fmt"
 	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/lab"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/labtest"
 )
 
 // patience is how long a command's output may take to become the article's: a
 // neighbour entry ages before it is STALE.
 const patience = 30 * time.Second
+
+func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
 
 func TestArticle(t *testing.T) {
 	text, err := os.ReadFile("testdata/article.txt")
@@ -31,7 +30,7 @@ func TestArticle(t *testing.T) {
 		t.Fatal(err)
 	}
 	sections := parse(t, string(text))
-	l := up(t)
+	l := labtest.Up(t, 2, lab.ArticlePods(2), func(topology *lab.Topology) { topology.PermGateway = false })
 	// So that the pod's entry for its gateway becomes STALE within 6 s, not 45.
 	run(t, l, "pod busybox-77649b9c55-fv298", "busybox", "sh", "-c",
 		"cd /proc/sys/net/ipv4/neigh/eth0 && echo 4000 > base_reachable_time_ms && echo 1 > delay_first_probe_time")
@@ -58,47 +57,9 @@ func TestArticle(t *testing.T) {
 	}
 }
 
-// up brings up the article's lab and removes it with the test.
-func up(t *testing.T) *lab.Lab {
-	t.Helper()
-	nstest.RequireRoot(t)
-	l, err := lab.New(lab.Config{Name: fmt.Sprintf("a%d", os.Getpid()), Root: t.TempDir(), BinDir: programs(t)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := l.Down(context.Background()); err != nil {
-			t.Errorf("remove lab: %v", err)
-		}
-	})
-	topology, err := lab.Article(2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	topology.PermGateway = false
-	if err := l.Up(t.Context(), topology, lab.ArticlePods(2)); err != nil {
-		t.Fatalf("lab up: %v (%s)", err, fault.HintOf(err))
-	}
-	return l
-}
-
-// programs builds what a lab runs and returns its directory.
-func programs(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	args := []string{"build", "-o", dir + "/"}
-	for _, name := range []string{"ocicatd", "ocicat-cni", "ocicat-etcd"} {
-		args = append(args, "github.com/ocicat-net/ocicat/cmd/"+name)
-	}
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		t.Fatalf("go %v: %v\n%s", args, err, out)
-	}
-	return dir
-}
-
 // run runs a command at a place as the test file names it: a node, or "pod"
 // and a pod's name.
-func run(t *testing.T, l *lab.Lab, where string, argv ...string) string {
+func run(t *testing.T, l *labtest.Lab, where string, argv ...string) string {
 	t.Helper()
 	var out bytes.Buffer
 	std := lab.Streams{Out: &out, Err: &out}

@@ -13,14 +13,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ocicat-net/ocicat/internal/lab"
 	"github.com/ocicat-net/ocicat/internal/netns"
+	"github.com/ocicat-net/ocicat/test/labtest"
 )
 
 // capture captures the echo request and its reply on a device of a node while
 // a pod pings an address once, and prints them as tcpdump -e -v would, without
 // the time.
-func capture(t *testing.T, l *lab.Lab, node, dev, pod, target string) string {
+func capture(t *testing.T, l *labtest.Lab, node, dev, pod, target string) string {
 	t.Helper()
 	fd := listen(t, l, node, dev)
 	defer unix.Close(fd)
@@ -41,7 +41,7 @@ func capture(t *testing.T, l *lab.Lab, node, dev, pod, target string) string {
 }
 
 // listen opens a packet socket on a device of a node.
-func listen(t *testing.T, l *lab.Lab, node, dev string) int {
+func listen(t *testing.T, l *labtest.Lab, node, dev string) int {
 	t.Helper()
 	state, err := l.State()
 	if err != nil {

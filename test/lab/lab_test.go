@@ -14,36 +14,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/labtest"
 )
 
 // patience is how long a command may take before the test gives up on it.
 const patience = 2 * time.Minute
 
-var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "ocicat-lab-")
-	if err != nil {
-		return "", err
-	}
-	out, err := exec.Command("go", "build", "-o", dir+"/", "github.com/ocicat-net/ocicat/cmd/...").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return dir, err
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if dir, err := built(); err == nil {
-		_ = os.RemoveAll(dir)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
 
 // user is somebody at a terminal with a lab's name in mind.
 type user struct {
@@ -55,10 +37,7 @@ type user struct {
 func newUser(t *testing.T) user {
 	t.Helper()
 	nstest.RequireRoot(t)
-	bin, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := labtest.Build(t)
 	u := user{t, bin, fmt.Sprintf("u%d-%d", os.Getpid(), time.Now().UnixNano()%1e6)}
 	t.Cleanup(func() {
 		_ = exec.Command(filepath.Join(bin, "ocicat"), "lab", "down", "--name", u.name).Run() // mostly there is nothing left
