@@ -163,11 +163,22 @@ func (p *peer) guard(f func()) {
 func (p *peer) quarantine(cause *panicked) {
 	p.log.Error("BGP peer quarantined", "err", cause, "stack", string(cause.stack))
 	p.abandon()
-	p.s.rib.down(p.cfg.peer.Addr, false)
+	p.forgetRoutes()
 	p.renew(p.cfg)
 	p.trouble = cause.Error() + "; quarantined"
 	p.quarantined = time.Now().Add(quarantineFor)
 	p.notable = true
+}
+
+// forgetRoutes drops what the peer announced, if the table can still do that
+// after what happened.
+func (p *peer) forgetRoutes() {
+	defer func() {
+		if v := recover(); v != nil {
+			p.log.Error("routes of quarantined BGP peer stay", "err", v, "stack", string(debug.Stack()))
+		}
+	}()
+	p.s.rib.down(p.cfg.peer.Addr, false)
 }
 
 // abandon closes every connection at once and without a word.

@@ -106,6 +106,7 @@ func TestRestartAfterBoot(t *testing.T) {
 // TestGate: an OPEN after a restart waits for the kernel's routes, but not for
 // ever.
 func TestGate(t *testing.T) {
+	t.Parallel()
 	ns := newNet(t)
 	opts := Options{StateDir: t.TempDir(), BootID: "this"}
 	launch(t, ns, "10.0.0.1", opts).kill()

@@ -75,6 +75,7 @@ func TestReconnect(t *testing.T) {
 // TestPeerComesBack: a peer that was away for long is Established in less than
 // a second after its start.
 func TestPeerComesBack(t *testing.T) {
+	t.Parallel()
 	ns := newNet(t)
 	a := launch(t, ns, "10.0.0.1", Options{})
 	peer := netip.MustParseAddr("10.0.0.2")
