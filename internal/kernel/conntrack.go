@@ -44,7 +44,7 @@ func (h *Handle) FlushConnections(ctx context.Context, addrs ...netip.Addr) erro
 	if count, err := h.Sysctl(connectionCount); len(addrs) == 0 || (err == nil && count == "0") {
 		return nil
 	}
-	s, err := openIn(int(h.netns.Fd()), unix.NETLINK_NETFILTER)
+	s, err := h.openSocket(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return err
 	}

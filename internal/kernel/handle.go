@@ -10,10 +10,11 @@ package kernel
 import (
 	"context"
 	"os"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ocicat-net/ocicat/internal/netns"
 )
 
 // maxIdle is how many idle sockets a Handle keeps for its next callers.
@@ -58,35 +59,8 @@ func (h *Handle) Close() error {
 	return h.netns.Close()
 }
 
-// enter runs f in the Handle's namespace.
-func (h *Handle) enter(f func() error) error { return inNamespace(int(h.netns.Fd()), f) }
-
-// inNamespace runs f on a thread in the network namespace fd. A thread that
-// cannot be brought home ends with its goroutine.
-func inNamespace(fd int, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- wrap("open network namespace", err)
-			return
-		}
-		defer home.Close()
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			done <- wrap("enter network namespace", err)
-			return
-		}
-		err = f()
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
-}
+// enter runs f on a thread in the Handle's namespace.
+func (h *Handle) enter(f func() error) error { return netns.Do(h.netns, f) }
 
 // withSocket lends f a netlink socket of the namespace. f returns an error
 // only if the socket is of no more use.
@@ -118,13 +92,13 @@ func (h *Handle) takeSocket() (*socket, error) {
 		return s, nil
 	}
 	h.mu.Unlock()
-	return openIn(int(h.netns.Fd()), unix.NETLINK_ROUTE)
+	return h.openSocket(unix.NETLINK_ROUTE)
 }
 
-// openIn opens a netlink socket in the network namespace netns.
-func openIn(netns, protocol int) (*socket, error) {
+// openSocket opens a netlink socket in the Handle's namespace.
+func (h *Handle) openSocket(protocol int) (*socket, error) {
 	var s *socket
-	err := inNamespace(netns, func() (err error) {
+	err := h.enter(func() (err error) {
 		s, err = openSocket(protocol)
 		return err
 	})

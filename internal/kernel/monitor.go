@@ -43,7 +43,7 @@ func (h *Handle) Monitor(ctx context.Context, each func(Event)) error {
 
 // monitor is Monitor with a receive buffer of so many bytes.
 func (h *Handle) monitor(ctx context.Context, buffer int, each func(Event)) error {
-	s, err := openIn(int(h.netns.Fd()), unix.NETLINK_ROUTE)
+	s, err := h.openSocket(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}

@@ -102,8 +102,3 @@ func (b *batch) neigh(what string, n host.Neigh, index int) {
 	b.bytes(unix.NDA_DST, n.IP.AsSlice())
 	b.mac(unix.NDA_LLADDR, n.MAC)
 }
-
-func (b *batch) deleteNeigh(what string, ip netip.Addr, index int) {
-	b.add(unix.RTM_DELNEIGH, 0, what, ndmsg(index, 0))
-	b.bytes(unix.NDA_DST, ip.AsSlice())
-}

@@ -36,15 +36,28 @@ func Open(path string) (*os.File, error) {
 // after Do returned. fn must not start goroutines that expect the namespace.
 func Do(ns *os.File, fn func() error) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		// The thread is never unlocked: it ends with this goroutine, so no
-		// other one can ever run in the wrong namespace.
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fault.New(fault.Internal, "enter network namespace %s: %w", ns.Name(), err)
-			return
-		}
-		done <- fn()
-	}()
+	go func() { done <- do(ns, fn) }()
 	return <-done
+}
+
+// do is Do on a goroutine of its own: if its thread cannot be brought home it
+// stays locked and ends with the goroutine, so that no other one can ever run
+// in the wrong namespace.
+func do(ns *os.File, fn func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fault.New(fault.Internal, "open own network namespace: %w", err)
+	}
+	defer home.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fault.New(fault.Internal, "enter network namespace %s: %w", ns.Name(), err)
+	}
+	err = fn()
+	if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
 }
