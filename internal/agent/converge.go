@@ -19,7 +19,8 @@ import (
 type converged struct {
 	want     host.State
 	seen     host.State
-	drift    int // differences found
+	drift    int    // differences found
+	writes   string // what was written
 	problems []problem.Problem
 }
 
@@ -50,7 +51,7 @@ func (a *Agent) converge(ctx context.Context) error {
 	if err != nil {
 		problems = append(problems, problem.New(problem.KernelRefused, "", err.Error()))
 	}
-	before := a.last.Swap(&converged{want: want, seen: seen, drift: changes.Len(), problems: problem.Sort(problems)})
+	before := a.last.Swap(&converged{want: want, seen: seen, drift: changes.Len(), writes: changes.String(), problems: problem.Sort(problems)})
 	if err == nil && snap.StoreSynced && snap.EndpointsSynced {
 		a.verify.Do(func() {
 			close(a.verified)
@@ -58,7 +59,7 @@ func (a *Agent) converge(ctx context.Context) error {
 		})
 	}
 	a.loop.Mark(sectionStatus)
-	if err == nil && changes.Len() > 0 && (before == nil || before.drift == 0) {
+	if err == nil && changes.Len() > 0 && (before == nil || before.writes != changes.String()) {
 		a.loop.Mark(sectionKernel) // once more: what was written is there now
 	}
 	return err
