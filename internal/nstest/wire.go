@@ -4,6 +4,7 @@ package nstest
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -47,8 +48,8 @@ func (s *Switch) Plug(n *NS, device string) string {
 }
 
 // Eventually waits until cond holds, asking it more and more rarely, and ends
-// the test if it does not within d. The message is made when that happens, by
-// fmt.Sprint from what; a func() string among what is called then.
+// the test if it does not within d. The message is made of what when that
+// happens, one after the other; a func() string is called then.
 func Eventually(t testing.TB, d time.Duration, cond func() bool, what ...any) {
 	t.Helper()
 	deadline := time.Now().Add(d)
@@ -61,10 +62,12 @@ func Eventually(t testing.TB, d time.Duration, cond func() bool, what ...any) {
 		}
 		time.Sleep(pause)
 	}
-	for i, w := range what {
+	var text strings.Builder
+	for _, w := range what {
 		if f, ok := w.(func() string); ok {
-			what[i] = f()
+			w = f()
 		}
+		fmt.Fprint(&text, w)
 	}
-	t.Fatalf("not within %v: %s", d, fmt.Sprint(what...))
+	t.Fatalf("not within %v: %s", d, text.String())
 }
