@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command count runs go test and counts. It prints a line for each package,
+// Command count runs go test and counts. Packages that start programs or watch
+// the clock of a real network are run one by one after the others, so that
+// nothing but themselves makes them slow. It prints a line for each package,
 // the output of what failed, every skipped test with its reason, and at last a
 // line "N passed, N failed" with the numbers of tests and subtests. As root it
 // counts a skipped test as failed: everything can run then.
@@ -14,12 +16,18 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"regexp"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
 
 // stopGrace is how long go test may take to end after the limit.
 const stopGrace = 10 * time.Second
+
+// alone are the packages that are run one by one.
+var alone = regexp.MustCompile(`/internal/(agent|bgp|cniplugin|kernel|lab|probe|store/etcd)$|/test/`)
 
 func main() {
 	var (
@@ -42,10 +50,34 @@ func main() {
 		args = append(args, "-run", *run)
 	}
 	tally := newTally(os.Stdout, os.Geteuid() == 0)
-	err := goTest(ctx, append(args, flag.Args()...), tally)
-	if !tally.finish(err) {
+	if !tally.finish(testAll(ctx, args, flag.Args(), tally)) {
 		os.Exit(1)
 	}
+}
+
+// testAll runs the tests of all packages the patterns name.
+func testAll(ctx context.Context, args, patterns []string, tally *tally) error {
+	list := exec.CommandContext(ctx, "go", append([]string{"list"}, patterns...)...)
+	list.Stderr = os.Stderr
+	out, err := list.Output()
+	if err != nil {
+		return fmt.Errorf("list packages: %w", err)
+	}
+	var together, oneByOne []string
+	for _, pkg := range strings.Fields(string(out)) {
+		if alone.MatchString(pkg) {
+			oneByOne = append(oneByOne, pkg)
+		} else {
+			together = append(together, pkg)
+		}
+	}
+	if len(together) > 0 {
+		err = goTest(ctx, append(slices.Clone(args), together...), tally)
+	}
+	if len(oneByOne) > 0 {
+		err = errors.Join(err, goTest(ctx, append(append(slices.Clone(args), "-p=1"), oneByOne...), tally))
+	}
+	return err
 }
 
 // goTest runs go test and feeds its events to tally. An error is returned only
@@ -57,6 +89,7 @@ func goTest(ctx context.Context, args []string, tally *tally) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = stopGrace
+	before := tally.failed
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -70,7 +103,7 @@ func goTest(ctx context.Context, args []string, tally *tally) error {
 		return fmt.Errorf("stopped: %w", context.Cause(ctx))
 	}
 	var exit *exec.ExitError
-	if errors.As(waitErr, &exit) && exit.Exited() && tally.failed > 0 {
+	if errors.As(waitErr, &exit) && exit.Exited() && tally.failed > before {
 		waitErr = nil // the events said it
 	}
 	return errors.Join(readErr, waitErr)
