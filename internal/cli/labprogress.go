@@ -11,8 +11,8 @@ import (
 
 // Widths of a step's name and detail on the screen, in characters.
 const (
-	stepWidth   = 12
-	detailWidth = 78
+	stepWidth   = 13
+	detailWidth = 80
 )
 
 // progress prints each step of a lab as one line: a tick, its name, what was

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 )
@@ -55,10 +54,17 @@ func (l *Lab) remove(ctx context.Context) (Removed, error) {
 	if err := os.RemoveAll(l.dir()); err != nil {
 		return r, fault.New(fault.Internal, "remove files of lab %s: %w", l.name, err)
 	}
-	if err := l.removeMountPoints(); err != nil {
+	if err := l.unregister(ctx); err != nil {
 		return r, err
 	}
-	return r, l.removeRoot(r)
+	if err := os.Remove(l.lockPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return r, fault.New(fault.Internal, "remove lock of lab %s: %w", l.name, err)
+	}
+	_ = os.Remove(l.root) // fails while other labs exist
+	if r == (Removed{}) {
+		return r, fault.Hint(fault.New(fault.NotFound, "lab %s: there is nothing of it", l.name), "List labs: sudo ocicat lab list")
+	}
+	return r, nil
 }
 
 // killProcesses kills until there is nobody: a process may start another one
@@ -74,17 +80,4 @@ func (l *Lab) killProcesses(ctx context.Context, r *Removed) error {
 		}
 		r.Processes += len(list)
 	}
-}
-
-// removeRoot removes the lock, which we hold, and the directory of all labs
-// if this was the last one.
-func (l *Lab) removeRoot(r Removed) error {
-	if err := os.Remove(filepath.Join(l.root, l.name+".lock")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fault.New(fault.Internal, "remove lock of lab %s: %w", l.name, err)
-	}
-	_ = os.Remove(l.root) // fails while other labs exist
-	if r == (Removed{}) {
-		return fault.Hint(fault.New(fault.NotFound, "lab %s: there is nothing of it", l.name), "List labs: sudo ocicat lab list")
-	}
-	return nil
 }

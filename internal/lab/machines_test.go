@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,8 +47,8 @@ func raise(t *testing.T, l *Lab, nodes int) *State {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := l.newState(topology)
-	if err := l.save(s); err != nil {
+	s, err := l.found(t.Context(), topology)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.raiseMachines(t.Context(), s); err != nil {
@@ -316,7 +317,7 @@ func build(dir string, names ...string) error {
 
 func TestCheckHostLeavesNothing(t *testing.T) {
 	nstest.RequireRoot(t)
-	before, err := os.ReadFile("/proc/self/mountinfo")
+	before, err := mountsBelow("/sys")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,11 +325,29 @@ func TestCheckHostLeavesNothing(t *testing.T) {
 	if err != nil || !strings.Contains(strings.Join(have, " "), "veth, bridge") {
 		t.Errorf("host check: %v, %v", have, err)
 	}
-	after, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil || !bytes.Equal(before, after) {
-		t.Errorf("mounts changed from\n%s\nto\n%s (%v)", before, after, err)
+	after, err := mountsBelow("/sys")
+	if err != nil || !slices.Equal(before, after) {
+		t.Errorf("mounts below /sys changed from %v to %v (%v)", before, after, err)
 	}
 	if out, err := exec.Command("ip", "link", "show", "check0").CombinedOutput(); err == nil {
 		t.Errorf("check0 is left: %s", out)
+	}
+}
+
+// The last lab of one place takes nothing from the labs of another: nodes
+// keep their own directories.
+func TestDownLeavesOtherLabsTheirMounts(t *testing.T) {
+	a, b := newLab(t, ""), newLab(t, "")
+	b.name += "b"
+	raise(t, a, 1)
+	raise(t, b, 1)
+	if _, err := a.Down(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range private {
+		in(t, b, "k8s-master-1", "sh", "-c", "echo mine > "+p.inside+"/proof")
+		if _, err := os.Stat(b.dir("nodes", "k8s-master-1", p.outside, "proof")); err != nil {
+			t.Errorf("%s is not the node's own any more: %v", p.inside, err)
+		}
 	}
 }

@@ -103,9 +103,6 @@ func (l *Lab) makeNodeFiles(node string) error {
 		if err := os.MkdirAll(l.dir("nodes", node, p.outside), 0o700); err != nil {
 			return fault.New(fault.Internal, "make directory of %s: %w", node, err)
 		}
-		if err := l.makeMountPoint(p.inside); err != nil {
-			return err
-		}
 	}
 	if err := os.MkdirAll(l.dir("nodes", node, "log"), 0o700); err != nil {
 		return fault.New(fault.Internal, "make directory of %s: %w", node, err)
@@ -161,19 +158,22 @@ func pin(namespace, path string) error {
 	return nil
 }
 
-// removePins takes down every mount below the lab's directory, deepest first.
+// removePins takes down every mount below the lab's directory, deepest first;
+// several can lie on one another.
 func (l *Lab) removePins() error {
-	for {
-		mounts, err := mountsBelow(l.dir())
-		if err != nil || len(mounts) == 0 {
-			return err
-		}
+	mounts, err := mountsBelow(l.dir())
+	for err == nil && len(mounts) > 0 {
 		for _, m := range slices.Backward(mounts) {
 			if err := unix.Unmount(m, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 				return fault.New(fault.Internal, "unmount %s: %w", m, err)
 			}
 		}
+		before := len(mounts)
+		if mounts, err = mountsBelow(l.dir()); len(mounts) >= before {
+			return fault.New(fault.Internal, "unmount %s: it stays mounted", mounts[0])
+		}
 	}
+	return err
 }
 
 // mountsBelow lists the mount points at and below dir in the order they were
@@ -196,61 +196,4 @@ func mountsBelow(dir string) ([]string, error) {
 		return nil, fault.New(fault.Internal, "list mounts: %w", err)
 	}
 	return mounts, nil
-}
-
-// made is the file that remembers the mount points labs had to make on this
-// machine, one path a line in the order they were made.
-func (l *Lab) made() string { return filepath.Join(l.root, "made") }
-
-// makeMountPoint makes a directory of the machine that nodes mount their own
-// on, and remembers each directory it had to make.
-func (l *Lab) makeMountPoint(dir string) error {
-	var missing []string
-	for d := dir; ; d = filepath.Dir(d) {
-		if _, err := os.Stat(d); err == nil {
-			break
-		}
-		missing = append(missing, d)
-	}
-	for _, d := range slices.Backward(missing) {
-		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return fault.New(fault.Internal, "make mount point: %w", err)
-		}
-		if err := appendLine(l.made(), d); err != nil {
-			return fault.New(fault.Internal, "remember mount point: %w", err)
-		}
-	}
-	return nil
-}
-
-func appendLine(path, line string) error {
-	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.WriteString(line + "\n")
-	return errors.Join(err, file.Close())
-}
-
-// removeMountPoints removes the directories labs made on this machine, where
-// they are empty, after the last lab: removing one earlier would take the
-// mount on it from the nodes that still use it.
-func (l *Lab) removeMountPoints() error {
-	others, err := Names(l.root)
-	if err != nil || len(others) > 0 {
-		return err
-	}
-	text, err := os.ReadFile(l.made())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fault.New(fault.Internal, "read mount points made: %w", err)
-	}
-	for _, dir := range slices.Backward(strings.Fields(string(text))) {
-		if filepath.IsAbs(dir) {
-			_ = unix.Rmdir(dir) // somebody uses it by now: then it is theirs
-		}
-	}
-	return os.Remove(l.made())
 }

@@ -60,12 +60,25 @@ type Pod struct {
 // lock makes this process the one that changes the lab; the returned function
 // ends that. It waits as long as ctx allows.
 func (l *Lab) lock(ctx context.Context) (func(), error) {
-	if err := os.MkdirAll(l.root, 0o755); err != nil {
-		return nil, fault.New(fault.Internal, "make %s: %w", l.root, err)
+	unlock, err := lockFile(ctx, l.lockPath())
+	if err != nil {
+		return nil, fault.Hint(fmt.Errorf("lock lab %s: %w", l.name, err), "Another command works on this lab: wait for it to end.")
 	}
-	path := filepath.Join(l.root, l.name+".lock")
+	return unlock, nil
+}
+
+func (l *Lab) lockPath() string { return filepath.Join(l.root, l.name+".lock") }
+
+// lockFile locks a file, made if missing, which its holder may remove.
+func lockFile(ctx context.Context, path string) (func(), error) {
 	for {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return nil, fault.New(fault.Internal, "make directory: %w", err)
+		}
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // the directory went meanwhile
+		}
 		if err != nil {
 			return nil, fault.New(fault.Internal, "open lock: %w", err)
 		}
@@ -78,9 +91,9 @@ func (l *Lab) lock(ctx context.Context) (func(), error) {
 		})
 		if err != nil {
 			_ = file.Close()
-			return nil, fault.Hint(fault.New(fault.Unavailable, "lock lab %s: %w", l.name, err), "Another command works on this lab: wait for it to end.")
+			return nil, fault.New(fault.Unavailable, "%w", err)
 		}
-		if sameFile(file, path) { // else Down of another process removed it meanwhile
+		if sameFile(file, path) { // else its holder removed it meanwhile
 			return func() { _ = file.Close() }, nil
 		}
 		_ = file.Close()

@@ -26,7 +26,7 @@ const partTimeout = 60 * time.Second
 // exists with another topology is a Conflict.
 func (l *Lab) Up(ctx context.Context, t Topology, pods []PodSpec) error {
 	return l.locked(ctx, "lab up", func() error {
-		s, err := l.begin(t)
+		s, err := l.begin(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -61,8 +61,8 @@ func (l *Lab) Up(ctx context.Context, t Topology, pods []PodSpec) error {
 	})
 }
 
-// begin returns the lab's record, or that of a new lab.
-func (l *Lab) begin(t Topology) (*State, error) {
+// begin returns the lab's record, or makes that of a new lab.
+func (l *Lab) begin(ctx context.Context, t Topology) (*State, error) {
 	for _, name := range []string{"ocicatd", "ocicat-cni", "ocicat-etcd"} {
 		if _, err := l.program(name); err != nil {
 			return nil, err
@@ -70,7 +70,7 @@ func (l *Lab) begin(t Topology) (*State, error) {
 	}
 	s, err := l.State()
 	if fault.Is(err, fault.NotFound) {
-		return l.newState(t), l.refuseRemains()
+		return l.found(ctx, t)
 	}
 	if err != nil {
 		return nil, err
@@ -85,6 +85,18 @@ func (l *Lab) begin(t Topology) (*State, error) {
 			"Remove it first (sudo ocicat lab down%s), or make another one with --name.", l.nameFlag())
 	}
 	return s, nil
+}
+
+// found makes the record of a new lab.
+func (l *Lab) found(ctx context.Context, t Topology) (*State, error) {
+	if err := l.refuseRemains(); err != nil {
+		return nil, err
+	}
+	if err := l.register(ctx); err != nil {
+		return nil, err
+	}
+	s := l.newState(t)
+	return s, l.save(s)
 }
 
 // refuseRemains refuses to make a lab where namespaces or files of one lie
@@ -130,6 +142,9 @@ func (s *State) want(l *Lab, p PodSpec) error {
 // raiseMachines makes the switch, the gateway and the nodes that do not
 // stand.
 func (l *Lab) raiseMachines(ctx context.Context, s *State) ([]string, error) {
+	if err := makeRoomForNeighbours(len(s.Topology.Nodes)); err != nil {
+		return nil, err
+	}
 	if err := l.preparePins(); err != nil {
 		return nil, err
 	}

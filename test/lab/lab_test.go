@@ -249,3 +249,53 @@ func (u user) runWords(args []string) (stdout, stderr string, code int) {
 	}
 	return u.run(args...)
 }
+
+// A demo whose cluster is not the article's says what differs, and fails. Here
+// the agent of each node comes with a route nobody asked for.
+func TestDemoNoticesADifference(t *testing.T) {
+	u := newUser(t)
+	wrong := t.TempDir()
+	for _, name := range []string{"ocicat-cni", "ocicat-etcd"} {
+		if err := os.Symlink(filepath.Join(u.bin, name), filepath.Join(wrong, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script := "#!/bin/sh\nip route add 198.51.100.0/24 dev ens160 scope link && exec " + filepath.Join(u.bin, "ocicatd") + "\n"
+	if err := os.WriteFile(filepath.Join(wrong, "ocicatd"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code := u.run("demo", "--bin-dir", wrong)
+	for _, node := range []string{"k8s-master-1", "k8s-node-1"} {
+		if want := "not as in the article: unexpected route on " + node + ": 198.51.100.0/24 dev ens160 scope link"; !strings.Contains(errs, want) {
+			t.Errorf("demo did not say %q:\n%s", want, errs)
+		}
+	}
+	if code != 10 || strings.Contains(out, "Every value") {
+		t.Errorf("exit code %d, want 10:\n%s", code, out)
+	}
+	if rest := u.remains(); rest != "" {
+		t.Errorf("the demo left:\n%s", rest)
+	}
+}
+
+// A demo that is not allowed what it needs says so before it makes anything.
+func TestDemoWithoutRights(t *testing.T) {
+	u := newUser(t)
+	if err := os.Chmod(u.bin, 0o755); err != nil { // made for root alone
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		drop string
+		code int
+		want string
+	}{
+		{"--reuid=65534", 3, "with sudo"},
+		{"--bounding-set=-sys_admin", 7, "--privileged"},
+	} {
+		cmd := exec.Command("setpriv", append([]string{c.drop}, u.command("demo").Args...)...)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != c.code || !strings.Contains(string(out), c.want) {
+			t.Errorf("demo with %s: %v, want exit %d and %q:\n%s", c.drop, err, c.code, c.want, out)
+		}
+	}
+}
