@@ -21,31 +21,36 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 )
 
-// built are the programs of a lab, built once for all tests.
-var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "ocicat-lab-bin-")
-	if err != nil {
-		return "", err
-	}
-	return dir, build(dir, "ocicatd", "ocicat-cni", "ocicat-etcd")
-})
+// programs are those of a lab, built once for all tests that need them.
+var programs struct {
+	once sync.Once
+	dir  string
+	err  error
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, err := built(); err == nil {
-		_ = os.RemoveAll(dir)
-	}
+	_ = os.RemoveAll(programs.dir)
 	os.Exit(code)
+}
+
+func buildOnce(t *testing.T) string {
+	t.Helper()
+	programs.once.Do(func() {
+		if programs.dir, programs.err = os.MkdirTemp("", "ocicat-lab-"); programs.err == nil {
+			programs.err = build(programs.dir, "ocicatd", "ocicat-cni", "ocicat-etcd")
+		}
+	})
+	if programs.err != nil {
+		t.Fatal(programs.err)
+	}
+	return programs.dir
 }
 
 // upLab brings up a lab of the test's own.
 func upLab(t *testing.T, topology Topology, pods []PodSpec) *Lab {
 	t.Helper()
-	bin, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := newLab(t, bin)
+	l := newLab(t, buildOnce(t))
 	mustUp(t, l, topology, pods)
 	return l
 }
