@@ -12,16 +12,20 @@ FUZZTIME ?= 20s
 # Programs know their version from git, where there is git.
 VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 
+# Namespaces need root, the build does not.
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+
 .PHONY: help build demo test bench lint fuzz race install clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /\1	/p' Makefile | expand -t 10
 
 build:          ## build the programs into bin/
+	@command -v go >/dev/null || { echo "make: Go is missing: install Go 1.26 or newer, see https://go.dev/doc/install" >&2; exit 1; }
 	go build -buildvcs=$(VCS) -ldflags "-s -w" -o bin/ ./cmd/...
 
 demo: build     ## the article's cluster on this machine, walked and compared (root)
-	bin/ocicat lab demo
+	$(SUDO) bin/ocicat lab demo
 
 test:           ## all tests; as root it installs what they need
 	sh test/setup.sh

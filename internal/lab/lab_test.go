@@ -391,3 +391,11 @@ func TestNamesOfLabs(t *testing.T) {
 		t.Errorf("labs: %v, %v", names, err)
 	}
 }
+
+// A lab's nodes have the configuration that is shipped.
+func TestConflistIsTheShippedOne(t *testing.T) {
+	shipped, err := os.ReadFile("../../deploy/10-ocicat.conflist")
+	if err != nil || string(shipped) != conflist {
+		t.Errorf("deploy/10-ocicat.conflist is not what labs have: %v\n%s", err, shipped)
+	}
+}

@@ -28,16 +28,21 @@ const podIf = "eth0"
 // conflistPath is where a node's container runtime finds the network.
 const conflistPath = "/etc/cni/net.d/10-ocicat.conflist"
 
-// conflist is the network as every node has it. Its name is the one Calico's
-// manifests give it. Older runtimes look at cniVersion alone.
+// conflist is the network as every node has it: deploy/10-ocicat.conflist. Its
+// name is the one Calico's manifests give it.
 const conflist = `{
   "cniVersion": "1.0.0",
   "cniVersions": ["1.0.0", "1.1.0"],
   "name": "k8s-pod-network",
+  "disableCheck": true,
   "plugins": [
     {
       "type": "ocicat-cni",
-      "capabilities": {"ips": true, "mac": true}
+      "capabilities": {
+        "mac": true,
+        "ips": true,
+        "io.kubernetes.cri.pod-annotations": true
+      }
     }
   ]
 }
