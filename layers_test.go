@@ -24,6 +24,7 @@ var layers = [][]string{
 	{"internal/trace"},
 	{"internal/reconcile"},
 	{"internal/store"},
+	{"internal/store/etcdpath"},
 	{"internal/store/mem", "internal/store/etcd", "internal/store/embed", "internal/store/storetest"},
 	{"internal/nstest"},
 	{"internal/resource", "internal/env"},
@@ -50,7 +51,7 @@ func isTesting(dir string) bool { return strings.HasPrefix(dir, "test/") }
 var pure = []string{
 	"internal/fault", "internal/cidr", "internal/selector", "internal/names", "internal/host", "internal/speaker", "internal/problem",
 	"internal/cluster", "internal/alloc", "internal/convert", "internal/core", "internal/trace",
-	"internal/bgp/message", "internal/bgp/table",
+	"internal/bgp/message", "internal/bgp/table", "internal/store/etcdpath",
 }
 
 // impure is what pure packages may not import of the standard library.

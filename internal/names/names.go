@@ -3,7 +3,7 @@
 // Package names makes every name that the kernel or the datastore sees: host
 // interfaces, blocks, affinities, handles, router ids, and the order in which
 // a node looks for a block. All of it is Calico's, so that both can share a
-// cluster. The keys of etcd belong to store/etcd.
+// cluster. The keys of etcd belong to store/etcdpath.
 package names
 
 import (

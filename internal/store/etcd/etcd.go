@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package etcd is the datastore in etcd v3, with Calico's keys for the kinds
-// Calico has. It maps keys, compares and swaps, and says of every failed
-// write whether it may have happened; what values mean it does not know.
+// Package etcd is the datastore in etcd v3, with the keys of etcdpath. It
+// compares and swaps, and says of every failed write whether it may have
+// happened; what values mean it does not know.
 //
 // Requests fail at once while there is no connection instead of waiting for
 // one, and a watch ends with the connection it runs on: callers have their own
@@ -28,6 +28,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/store"
+	"github.com/ocicat-net/ocicat/internal/store/etcdpath"
 )
 
 // Config says where etcd is and how long to wait for it.
@@ -152,7 +153,7 @@ func (s *Store) Get(ctx context.Context, key store.Key) (store.Entry, error) {
 	what := "get " + key.String()
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	resp, err := s.kv.Get(ctx, path(key))
+	resp, err := s.kv.Get(ctx, etcdpath.Of(key))
 	if err != nil {
 		return store.Entry{}, readFault(ctx, what, err)
 	}
@@ -170,7 +171,7 @@ func (s *Store) List(ctx context.Context, kind store.Kind, prefix string) ([]sto
 	}
 	var (
 		entries []store.Entry
-		start   = scope(kind, prefix)
+		start   = etcdpath.Scope(kind, prefix)
 		end     = clientv3.GetPrefixRangeEnd(start)
 		rev     int64
 	)
@@ -181,7 +182,7 @@ func (s *Store) List(ctx context.Context, kind store.Kind, prefix string) ([]sto
 		}
 		for _, kv := range resp.Kvs {
 			start = string(kv.Key) + "\x00"
-			key, ok := parse(kind, string(kv.Key))
+			key, ok := etcdpath.Parse(kind, string(kv.Key))
 			if !ok {
 				s.log.Debug("stored key skipped", "kind", string(kind), "key", string(kv.Key))
 				continue
@@ -210,7 +211,7 @@ func (s *Store) Put(ctx context.Context, key store.Key, value []byte, prev store
 	if err := store.CheckPut(key, value); err != nil {
 		return 0, err
 	}
-	resp, err := s.swap(ctx, "put "+key.String(), path(key), prev, clientv3.OpPut(path(key), string(value)))
+	resp, err := s.swap(ctx, "put "+key.String(), etcdpath.Of(key), prev, clientv3.OpPut(etcdpath.Of(key), string(value)))
 	if err != nil {
 		return 0, err
 	}
@@ -223,7 +224,7 @@ func (s *Store) Delete(ctx context.Context, key store.Key, prev store.Revision) 
 		return err
 	}
 	what := "delete " + key.String()
-	resp, err := s.swap(ctx, what, path(key), prev, clientv3.OpDelete(path(key)))
+	resp, err := s.swap(ctx, what, etcdpath.Of(key), prev, clientv3.OpDelete(etcdpath.Of(key)))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/ocicat-net/ocicat/internal/store"
+	"github.com/ocicat-net/ocicat/internal/store/etcdpath"
 )
 
 // Watch streams every change of a kind and prefix after revision since. Each
@@ -51,7 +52,7 @@ func (s *Store) open(
 	if err != nil {
 		return nil, err
 	}
-	start := scope(kind, prefix)
+	start := etcdpath.Scope(kind, prefix)
 	request := &pb.WatchCreateRequest{
 		Key:           []byte(start),
 		RangeEnd:      []byte(clientv3.GetPrefixRangeEnd(start)),
@@ -104,7 +105,7 @@ func (w *watch) run(ctx context.Context, stream pb.Watch_WatchClient) {
 }
 
 func (w *watch) event(ev *mvccpb.Event) (store.Event, bool) {
-	key, ok := parse(w.kind, string(ev.Kv.Key))
+	key, ok := etcdpath.Parse(w.kind, string(ev.Kv.Key))
 	if !ok {
 		w.store.log.Debug("stored key skipped", "kind", string(w.kind), "key", string(ev.Kv.Key))
 		return store.Event{}, false

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package etcd
+// Package etcdpath maps objects to the keys etcd stores them under: Calico's
+// own for the kinds Calico has, so that a cluster of its nodes can be taken
+// over, and keys below /ocicat for the others. It talks to nobody.
+package etcdpath
 
 import (
 	"strings"
@@ -9,8 +12,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/store"
 )
 
-// Roots of the keys. Those below /calico are Calico's own, so that a cluster
-// of its nodes can be taken over; those below /ocicat are ours.
+// Roots of the keys.
 const (
 	resourceRoot   = "/calico/resources/v3/projectcalico.org/"
 	blockRoot      = "/calico/ipam/v2/assignment/"
@@ -45,8 +47,8 @@ func named(kind store.Kind) (root string, ok bool) {
 	return "", false
 }
 
-// path is the etcd key of a valid key.
-func path(key store.Key) string {
+// Of is the etcd key of an object with a valid key.
+func Of(key store.Key) string {
 	switch key.Kind {
 	case store.Block:
 		return blockRoot + blockDir(key.Name) + key.Name
@@ -60,9 +62,9 @@ func path(key store.Key) string {
 	return root + key.Name
 }
 
-// parse is the inverse of path for one kind; ok is false for keys that no
-// object of that kind has.
-func parse(kind store.Kind, path string) (key store.Key, ok bool) {
+// Parse is the inverse of Of for one kind; ok is false for keys that no object
+// of that kind has.
+func Parse(kind store.Kind, path string) (key store.Key, ok bool) {
 	key.Kind = kind
 	switch kind {
 	case store.Block:
@@ -85,9 +87,9 @@ func parse(kind store.Kind, path string) (key store.Key, ok bool) {
 	return key, true
 }
 
-// scope is the etcd prefix under which all objects of a kind lie whose names
-// start with prefix; objects of other names may lie there too.
-func scope(kind store.Kind, prefix string) string {
+// Scope is the etcd prefix under which all objects of a kind lie whose names
+// start with prefix. Objects of other names may lie there too.
+func Scope(kind store.Kind, prefix string) string {
 	switch kind {
 	case store.Block:
 		return blockRoot
