@@ -39,11 +39,18 @@ func identify(pid int) (p Process, ok bool) {
 	// The name in parentheses may hold anything; the fields after it count.
 	_, rest, found := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ")
 	fields := strings.Fields(rest)
-	if !found || len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+	if !found || len(fields) < 20 || fields[0] == "X" || fields[0] == "Z" && !threadsLeft(pid) {
 		return Process{}, false
 	}
 	start, err := strconv.ParseUint(fields[19], 10, 64)
 	return Process{PID: pid, Start: start}, err == nil
+}
+
+// threadsLeft says whether a process whose first thread has ended has others:
+// they end on their own time, and until then hold its files and locks.
+func threadsLeft(pid int) bool {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return err == nil && len(threads) > 1
 }
 
 // Alive says whether the process still runs.
