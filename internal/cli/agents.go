@@ -25,9 +25,12 @@ type agentDoor struct {
 // doors are the agents within reach: all nodes of the lab, else the agent of
 // this machine. --node narrows them.
 func (g *globals) doors(ctx context.Context) ([]agentDoor, error) {
-	where, err := g.locate()
-	if err == nil && where.lab != "" {
-		return g.labDoors(where.lab)
+	name, err := g.withinReach()
+	if err != nil {
+		return nil, err
+	}
+	if name != "" {
+		return g.labDoors(name)
 	}
 	client := admin.Dial(g.AdminSocket)
 	report, err := client.Report(ctx)
@@ -38,6 +41,21 @@ func (g *globals) doors(ctx context.Context) ([]agentDoor, error) {
 		return nil, fault.Hint(fault.New(fault.Unavailable, "node %q: only the agent of this machine, %s, is within reach", g.node, report.Metadata.Name), "Run the command on that node.")
 	}
 	return []agentDoor{{report.Metadata.Name, client}}, nil
+}
+
+// withinReach says whose agents can be asked from here: those of a lab, whose
+// name is returned, or the one of this machine, for which the name is empty.
+// An agent needs no datastore to answer, so that none was found matters only
+// where there is no agent either.
+func (g *globals) withinReach() (string, error) {
+	where, err := g.locate()
+	if err == nil {
+		return where.lab, nil
+	}
+	if _, statErr := os.Stat(g.AdminSocket); g.lab != "" || statErr != nil {
+		return "", err
+	}
+	return "", nil
 }
 
 func (g *globals) labDoors(name string) ([]agentDoor, error) {
@@ -102,11 +120,4 @@ func unknownNode(name string, known []string) error {
 		return fault.Hint(err, "No agent has reported yet: is ocicatd running?")
 	}
 	return fault.Hint(err, "Nodes are %s.", joined(known))
-}
-
-// onNode reports whether the command runs on a node: an agent has its socket
-// here.
-func (g *globals) onNode() bool {
-	_, err := os.Stat(g.AdminSocket)
-	return err == nil
 }

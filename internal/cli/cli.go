@@ -11,6 +11,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,13 +57,17 @@ const (
 	DefaultAdminSocket = "/run/ocicat/admin.sock"
 )
 
+// envLabDir names the environment variable that says where labs have their
+// directories.
+const envLabDir = "OCICAT_LAB_DIR"
+
 // System is the Config of a process: its streams, environment and clock, and
 // the default locations.
 func System() Config {
 	return Config{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv, Now: time.Now,
-		ConfigFile: DefaultConfigFile, LabDir: DefaultLabDir, AdminSocket: DefaultAdminSocket,
+		ConfigFile: DefaultConfigFile, LabDir: cmp.Or(os.Getenv(envLabDir), DefaultLabDir), AdminSocket: DefaultAdminSocket,
 	}
 }
 

@@ -5,6 +5,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -65,6 +66,9 @@ func (g *globals) check() error {
 	if g.output != "" && !slices.Contains(outputs, g.output) {
 		err := fault.New(fault.Invalid, "--output %q: want wide, json, yaml or name", g.output)
 		return usageError{fault.Hint(err, "%s", meta.DidYouMean(g.output, outputs))}
+	}
+	if !filepath.IsAbs(g.LabDir) {
+		return usageError{fault.New(fault.Invalid, "%s %q: not an absolute path", envLabDir, g.LabDir)}
 	}
 	if g.lab != "" && g.etcd != "" {
 		return usageError{fault.New(fault.Invalid, "--lab and --etcd both say where the datastore is: want one of them")}

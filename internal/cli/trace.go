@@ -3,13 +3,15 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,8 +45,13 @@ Exit code 10 means that there are findings.`,
 	f.BoolVar(&opts.noSend, "no-send", false, "predict only, send nothing")
 	f.StringVar(&opts.pcap, "pcap", "", "write the captured frames to `FILE`")
 	f.DurationVar(&opts.timeout, "timeout", 2*time.Second, "wait this long for the reply")
+	c.MarkFlagsMutuallyExclusive("no-send", "pcap")
 	return c
 }
+
+// surpriseWait is how long a packet is looked for that was predicted to be
+// lost.
+const surpriseWait = 500 * time.Millisecond
 
 type traceOptions struct {
 	noSend  bool
@@ -116,20 +123,24 @@ func (w *world) trace(ctx context.Context, from, to trace.Endpoint, opts traceOp
 	if opts.noSend {
 		return result, nil, nil
 	}
+	ns, ok := w.places[from.Place]
+	if !ok { // the prediction says so, and there is nowhere to send from
+		return result, nil, nil
+	}
+	expected := len(result.Prediction.Frames())
+	if !result.Prediction.Delivered { // look for frames that ought not to come, but not for long
+		opts.timeout, expected = min(opts.timeout, surpriseWait), 0
+	}
 	wait, cancel := context.WithTimeout(ctx, opts.timeout)
 	defer cancel()
-	if !result.Prediction.Delivered { // a reply would be a surprise: do not wait long for it
-		wait, cancel = context.WithTimeout(ctx, min(opts.timeout, 500*time.Millisecond))
-		defer cancel()
-	}
-	ns, ok := w.places[from.Place]
-	if !ok {
-		return result, nil, fault.New(fault.NotFound, "%s has no network namespace any more", from.Place)
-	}
-	run, err := probe.Run(wait, probe.Sender{Netns: ns, Addr: from.Addr}, to.Addr, w.taps(result.Prediction, from, to))
+	sender := probe.Sender{At: from.Place, Netns: ns, Addr: from.Addr}
+	run, err := probe.Run(wait, sender, to.Addr, w.taps(result.Prediction, from, to), expected)
 	if err != nil {
 		return result, nil, err
 	}
+	slices.SortStableFunc(run.Captures, func(a, b probe.Capture) int {
+		return cmp.Compare(result.Prediction.Position(a.Frame), result.Prediction.Position(b.Frame))
+	})
 	result.Sent, result.Captured = true, run.Frames()
 	if run.RTT > 0 {
 		result.RTT, result.ReplyTTL = fmt.Sprintf("%.2f ms", float64(run.RTT.Microseconds())/1000), run.ReplyTTL
@@ -161,14 +172,7 @@ func (w *world) taps(p trace.Prediction, from, to trace.Endpoint) []probe.Tap {
 }
 
 func (g *globals) printTrace(w io.Writer, r traceResult) error {
-	verdict := "predicted, nothing sent"
-	switch {
-	case r.Sent && len(r.Findings) == 0:
-		verdict = "predicted and observed agree"
-	case len(r.Findings) > 0:
-		verdict = g.paint(bad, "the path is broken or not as it should be")
-	}
-	fmt.Fprintf(w, "ICMP %s → %s   %s\n", r.From.Addr, r.To.Addr, verdict)
+	fmt.Fprintf(w, "ICMP %s → %s   %s\n", r.From.Addr, r.To.Addr, g.verdict(r))
 	t := newTable("#", "WHERE", "SRC MAC", "DST MAC", "TTL", "DECISION")
 	for i, hop := range r.Prediction.Request {
 		where := hop.At.Node + " " + hop.Dev
@@ -196,13 +200,30 @@ func (g *globals) printTrace(w io.Writer, r traceResult) error {
 	return nil
 }
 
+// verdict is the result in one phrase.
+func (g *globals) verdict(r traceResult) string {
+	broken := slices.ContainsFunc(r.Findings, func(f trace.Finding) bool { return f.Severity == trace.Break })
+	switch {
+	case broken:
+		return g.paint(bad, "the path is broken")
+	case len(r.Findings) > 0:
+		return g.paint(warned, "the packet arrives, but not all is as it should be")
+	case !r.Sent:
+		return "predicted, nothing sent"
+	}
+	return "predicted and observed agree"
+}
+
 // writePcap writes captured frames as a pcap file, to be read by tcpdump or
 // Wireshark; a file that exists is replaced.
 func writePcap(path string, captures []probe.Capture) error {
-	var b strings.Builder
-	probe.WritePcap(&b, captures)
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-		return fault.New(fault.Unavailable, "write captured frames: %w", err)
+	var b bytes.Buffer
+	err := probe.WritePcap(&b, captures)
+	if err == nil {
+		err = os.WriteFile(path, b.Bytes(), 0o644)
+	}
+	if err != nil {
+		return fault.Hint(fault.New(fault.Invalid, "write captured frames: %w", err), "Name a file that can be written with --pcap.")
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -50,10 +51,12 @@ func (g *globals) openWorld(ctx context.Context) (*world, error) {
 			_ = f.Close()
 		}
 	}
-	var err error
-	if where, locateErr := g.locate(); locateErr == nil && where.lab != "" {
-		err = w.addLab(where.lab, g.LabDir)
-	} else {
+	name, err := g.withinReach()
+	switch {
+	case err != nil:
+	case name != "":
+		err = w.addLab(name, g.LabDir)
+	default:
 		err = w.addThisNode(ctx, admin.Dial(g.AdminSocket))
 	}
 	if err != nil {
@@ -156,11 +159,24 @@ func (w *world) find(word string) (trace.Endpoint, error) {
 	case len(matches) == 1:
 		return matches[0], nil
 	case len(matches) > 1:
-		return trace.Endpoint{}, usageError{fault.Hint(fault.New(fault.Invalid, "pod %q: %d pods have this name", word, len(matches)), "Name it as NAMESPACE/NAME.")}
+		var same []string
+		for _, p := range matches {
+			same = append(same, p.Pod)
+		}
+		return trace.Endpoint{}, usageError{fault.Hint(fault.New(fault.Invalid, "pod %q: %d pods have this name", word, len(matches)), "Which one: %s?", enough(same))}
 	}
 	err := fault.New(fault.NotFound, "pod %q: not found", word)
 	if len(names) == 0 {
 		return trace.Endpoint{}, fault.Hint(err, "No pod is attached.")
 	}
-	return trace.Endpoint{}, fault.Hint(err, "Pods are %s.", joined(names))
+	return trace.Endpoint{}, fault.Hint(err, "Pods are %s.", enough(names))
+}
+
+// enough joins names, of very many only the first.
+func enough(names []string) string {
+	const most = 20
+	if len(names) <= most {
+		return joined(names)
+	}
+	return fmt.Sprintf("%s and %d more", joined(names[:most]), len(names)-most)
 }

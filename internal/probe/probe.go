@@ -32,7 +32,8 @@ type Tap struct {
 
 // Sender is where the probe starts.
 type Sender struct {
-	Netns *os.File
+	At    trace.Place
+	Netns *os.File // namespace of At
 	Addr  netip.Addr
 }
 
@@ -45,9 +46,9 @@ type Capture struct {
 
 // Result is what one probe showed.
 type Result struct {
-	Captures []Capture
-	RTT      time.Duration // from sending to the reply on the sender's first tap; 0 without a reply
-	ReplyTTL int           // TTL of the reply where it arrived; 0 without a reply
+	Captures []Capture     // as they were read: in order for each tap, not among taps
+	RTT      time.Duration // from sending to the reply at the sender; 0 without a reply
+	ReplyTTL int           // TTL of the reply at the sender; 0 without a reply
 }
 
 // Frames are the captured frames.
@@ -63,17 +64,16 @@ func (r Result) Frames() []trace.Frame {
 // frame on the far side may be read after the reply on the near one.
 const settle = 20 * time.Millisecond
 
-// Run sends one probe and listens on taps until the reply was seen on every
-// tap or ctx ends. An unanswered probe is a Result without a reply, not an
-// error.
-func Run(ctx context.Context, from Sender, to netip.Addr, taps []Tap) (Result, error) {
+// Run sends one probe and listens on taps until that many frames were seen or
+// ctx ends. An unanswered probe is a Result without a reply, not an error.
+func Run(ctx context.Context, from Sender, to netip.Addr, taps []Tap, frames int) (Result, error) {
 	tag, err := newTag()
 	if err != nil {
 		return Result{}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := &collector{tag: tag, to: to, want: 2 * len(taps), enough: make(chan struct{})}
+	c := &collector{tag: tag, to: to, want: frames, enough: make(chan struct{})}
 	var listening sync.WaitGroup
 	defer listening.Wait()
 	defer cancel()
@@ -125,7 +125,7 @@ func newTag() (probeTag, error) {
 type collector struct {
 	tag    probeTag
 	to     netip.Addr
-	want   int // frames expected when all is well
+	want   int // frames expected
 	mu     sync.Mutex
 	frames []Capture
 	enough chan struct{}
@@ -183,13 +183,13 @@ func (c *collector) parse(b []byte, tap Tap) (trace.Frame, bool) {
 	}, true
 }
 
-// result orders the frames and reads the reply where it arrived.
+// result reads the reply where it arrived.
 func (c *collector) result(from Sender, sent time.Time) Result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := Result{Captures: c.frames}
 	for _, frame := range c.frames {
-		if frame.Reply && frame.Dst == from.Addr && frame.At.Pod != "" && (r.RTT == 0 || frame.TTL < r.ReplyTTL) {
+		if frame.Reply && frame.At == from.At {
 			r.RTT, r.ReplyTTL = frame.Time.Sub(sent), frame.TTL
 		}
 	}

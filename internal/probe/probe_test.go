@@ -48,7 +48,7 @@ func TestProbeIsSeenOnEveryInterface(t *testing.T) {
 	r := newRouter(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	result, err := probe.Run(ctx, probe.Sender{Netns: r.a, Addr: netip.MustParseAddr("10.0.1.2")}, netip.MustParseAddr("10.0.2.2"), r.taps())
+	result, err := probe.Run(ctx, probe.Sender{At: trace.Place{Node: "r", Pod: "a"}, Netns: r.a, Addr: netip.MustParseAddr("10.0.1.2")}, netip.MustParseAddr("10.0.2.2"), r.taps(), 8)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestProbeWithoutAnswer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	taps := append(r.taps(), probe.Tap{At: trace.Place{Node: "r"}, Dev: "gone", Netns: r.r})
-	result, err := probe.Run(ctx, probe.Sender{Netns: r.a, Addr: netip.MustParseAddr("10.0.1.2")}, netip.MustParseAddr("10.0.3.2"), taps)
+	result, err := probe.Run(ctx, probe.Sender{At: trace.Place{Node: "r", Pod: "a"}, Netns: r.a, Addr: netip.MustParseAddr("10.0.1.2")}, netip.MustParseAddr("10.0.3.2"), taps, 8)
 	if err != nil || len(result.Captures) != 2 || result.ReplyTTL != 0 {
 		t.Errorf("%v, %d frames, reply ttl %d: want the request on two interfaces", err, len(result.Captures), result.ReplyTTL)
 	}

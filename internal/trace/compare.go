@@ -4,6 +4,7 @@ package trace
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -28,12 +29,25 @@ func Compare(p Prediction, captured []Frame) []Finding {
 			break
 		}
 	}
+	if f, ok := surprise(p, left); ok {
+		findings = append(findings, f)
+	}
 	if p.Delivered && !lost {
 		for _, f := range left {
 			findings = append(findings, Finding{Severity: Deviation, At: f.At, Dev: f.Dev, Text: fmt.Sprintf("a frame nobody predicted: %s → %s ttl %d", f.SrcMAC, f.DstMAC, f.TTL)})
 		}
 	}
 	return findings
+}
+
+// surprise is a reply that reached the sender against the prediction.
+func surprise(p Prediction, left []Frame) (Finding, bool) {
+	if p.Delivered || len(p.Request) == 0 {
+		return Finding{}, false
+	}
+	sender := p.Request[0]
+	arrived := slices.ContainsFunc(left, func(f Frame) bool { return f.Reply && f.At == sender.At })
+	return Finding{Severity: Deviation, At: sender.At, Dev: sender.Dev, Text: "a reply arrived, though the packet was predicted to be lost"}, arrived
 }
 
 // match finds the captured frame of a predicted one by place, device and

@@ -69,10 +69,11 @@ type walker struct {
 
 // crossing is a packet that leaves one place by a device for a neighbour.
 type crossing struct {
-	link  host.Link
-	dst   host.MAC // zero when unknown
-	route host.Route
-	hop   netip.Addr // whose MAC dst is
+	link      host.Link
+	dst       host.MAC // zero when unknown
+	route     host.Route
+	hop       netip.Addr // whose MAC dst is
+	permanent bool       // dst is of a permanent neighbour entry
 }
 
 func (w *walker) walk() error {
@@ -80,9 +81,8 @@ func (w *walker) walk() error {
 	if err != nil || !ok {
 		return err
 	}
-	w.record(w.from.Place, onto.link.Name, onto, onto.route.String())
-	at := Place{Node: w.from.Node}
-	arrive, ok, err := w.enterNode(at, w.from.HostIf, onto)
+	at, arrive := Place{Node: w.from.Node}, w.from.HostIf
+	ok, err = w.enterNode(at, onto)
 	for range maxNodes {
 		if err != nil || !ok {
 			return err
@@ -91,12 +91,12 @@ func (w *walker) walk() error {
 		if next, ok, err = w.forward(at, arrive); err != nil || !ok {
 			return err
 		}
-		w.hops[len(w.hops)-1].Decision = next.route.String()
+		w.hops[len(w.hops)-1].Decision = w.routeText(next)
 		w.ttl--
-		w.record(at, next.link.Name, next, "neighbour "+neighbourText(next))
 		if next.link.Name == w.to.HostIf && at.Node == w.to.Node {
-			return w.enterPod(next)
+			return w.enterPod(at, next)
 		}
+		w.record(at, next.link.Name, next, neighbourText(next))
 		if at, arrive, ok, err = w.crossWire(at, next); ok && err == nil {
 			w.record(at, arrive, next, "")
 		}
@@ -113,7 +113,7 @@ func (w *walker) leavePod() (crossing, bool, error) {
 		return crossing{}, false, err
 	}
 	if !ok || !link.Up {
-		w.find(Break, at, w.from.IfName, "the pod's interface is "+missingOrDown(ok), "Delete the pod; its replacement is plumbed anew.")
+		w.find(Break, at, w.from.IfName, "the pod's interface is "+missingOrDown(ok), replacePod)
 		return crossing{}, false, nil
 	}
 	route, ok, err := w.oracle.Route(at, Query{Dst: w.to.Addr})
@@ -128,29 +128,30 @@ func (w *walker) leavePod() (crossing, bool, error) {
 	if !gateway.IsValid() {
 		gateway = w.to.Addr
 	}
-	mac, ok, err := w.gatewayMAC(at, route.Dev, gateway)
-	return crossing{link: link, dst: mac, route: route, hop: gateway}, ok, err
+	c := crossing{link: link, route: route, hop: gateway}
+	ok, err = w.askGateway(at, &c)
+	return c, ok, err
 }
 
-// gatewayMAC is what the pod writes as destination MAC: its neighbour entry,
-// or the host end's answer by proxy ARP. What keeps the host from answering
-// breaks the path only for a pod that has to ask.
-func (w *walker) gatewayMAC(at Place, dev string, gateway netip.Addr) (host.MAC, bool, error) {
+// askGateway finds what the pod writes as destination MAC: its neighbour
+// entry, or the host end's answer by proxy ARP. What keeps the host from
+// answering breaks the path only for a pod that has to ask.
+func (w *walker) askGateway(at Place, c *crossing) (bool, error) {
 	node := Place{Node: at.Node}
 	hostEnd, found, err := w.oracle.Link(node, w.from.HostIf)
 	if err != nil {
-		return host.MAC{}, false, err
+		return false, err
 	}
-	silence, err := w.arpSilence(node, gateway)
+	silence, err := w.arpSilence(node, c.hop)
 	if err != nil {
-		return host.MAC{}, false, err
+		return false, err
 	}
-	entry, known, err := w.oracle.Neigh(at, dev, gateway)
+	entry, known, err := w.oracle.Neigh(at, c.route.Dev, c.hop)
 	if err != nil {
-		return host.MAC{}, false, err
+		return false, err
 	}
-	cached := known && entry.MAC != (host.MAC{}) && entry.State != "FAILED"
-	permanent := known && entry.State == host.Permanent
+	c.permanent = known && entry.State == host.Permanent
+	cached := known && usable(entry)
 	if silence != nil {
 		silence.Severity = Break
 		if cached {
@@ -159,16 +160,22 @@ func (w *walker) gatewayMAC(at Place, dev string, gateway netip.Addr) (host.MAC,
 		w.findings = append(w.findings, *silence)
 	}
 	switch {
-	case permanent && found && entry.MAC != hostEnd.MAC:
-		w.find(Break, at, dev, fmt.Sprintf("the pod's permanent neighbour for %s is %s, but %s has MAC %s", gateway, entry.MAC, w.from.HostIf, hostEnd.MAC), "Delete the pod; its replacement is plumbed anew.")
-		return host.MAC{}, false, nil
+	case c.permanent && found && entry.MAC != hostEnd.MAC:
+		w.find(Break, at, c.route.Dev, fmt.Sprintf("the pod's permanent neighbour for %s is %s, but %s has MAC %s", c.hop, entry.MAC, w.from.HostIf, hostEnd.MAC), replacePod)
+		return false, nil
 	case cached:
-		return entry.MAC, true, nil
+		c.dst = entry.MAC
 	case silence != nil:
-		return host.MAC{}, false, nil
+		return false, nil
+	default:
+		c.dst = hostEnd.MAC // a missing host end is enterNode's finding
 	}
-	return hostEnd.MAC, true, nil // a missing host end is enterNode's finding
+	return true, nil
 }
+
+// usable says whether the kernel sends to the entry's MAC without asking
+// first: a stale entry is used and verified afterwards.
+func usable(n host.Neigh) bool { return n.MAC != (host.MAC{}) && n.State != "FAILED" }
 
 // arpSilence is what keeps the node from answering ARP for the pods' gateway
 // on the pod's host end, nil when it answers.
@@ -178,7 +185,11 @@ func (w *walker) arpSilence(node Place, gateway netip.Addr) (*Finding, error) {
 	if err != nil || proxy == "" {
 		return nil, err // no such device: enterNode says so
 	}
-	if proxy == "0" {
+	all, err := w.oracle.Sysctl(node, "net/ipv4/conf/all/proxy_arp")
+	if err != nil {
+		return nil, err
+	}
+	if proxy == "0" && all != "1" { // either of them is enough
 		return &Finding{At: node, Dev: w.from.HostIf, Text: "proxy_arp is 0: nobody answers the pod's ARP for " + gateway.String(),
 			Remedy: "The agent sets it back while it runs; by hand: write 1 to /proc/sys/" + path + "."}, nil
 	}
@@ -193,19 +204,25 @@ func (w *walker) arpSilence(node Place, gateway netip.Addr) (*Finding, error) {
 	return nil, nil
 }
 
-// enterNode carries the pod's frame over the veth pair to its host end.
-func (w *walker) enterNode(at Place, dev string, c crossing) (string, bool, error) {
-	link, ok, err := w.oracle.Link(at, dev)
+// enterNode carries the pod's frame over the veth pair to its host end: both
+// ends have a carrier, or neither.
+func (w *walker) enterNode(at Place, c crossing) (bool, error) {
+	link, ok, err := w.oracle.Link(at, w.from.HostIf)
 	if err != nil {
-		return "", false, err
+		return false, err
 	}
 	if !ok || !link.Up {
-		w.find(Break, at, dev, "the pod's host end is "+missingOrDown(ok), "The agent repairs it while it runs; if it is gone, delete the pod.")
-		return "", false, nil
+		w.find(Break, at, w.from.HostIf, "the pod's host end is "+missingOrDown(ok), mendHostEnd)
+		return false, nil
 	}
 	w.note(link)
-	w.record(at, dev, c, "")
-	return dev, true, nil
+	how := "proxy ARP on " + link.Name
+	if c.permanent {
+		how = "permanent neighbour"
+	}
+	w.record(w.from.Place, c.link.Name, c, fmt.Sprintf("%s (%s)", c.route, how))
+	w.record(at, link.Name, c, "")
+	return true, nil
 }
 
 // forward is a node's routing decision for a packet that came in by dev.
@@ -219,18 +236,24 @@ func (w *walker) forward(at Place, dev string) (crossing, bool, error) {
 	}
 	if !ok || route.Type != host.Unicast {
 		w.hops[len(w.hops)-1].Decision = "dropped"
-		w.find(Break, at, dev, w.noRoute(at, route, ok), w.noRouteRemedy(at))
-		return crossing{}, false, nil
+		text := "no route to " + w.to.Addr.String()
+		if ok {
+			text = fmt.Sprintf("%s is dropped by %q", w.to.Addr, route)
+		}
+		return crossing{}, false, w.noRoute(at, dev, text)
 	}
 	if route.Dst.Bits() == 0 {
-		w.find(Break, at, route.Dev, fmt.Sprintf("no route to %s: the packet leaves by the default route via %s", w.to.Addr, route.Via), w.noRouteRemedy(at))
+		text := fmt.Sprintf("no route to %s: the packet leaves by the default route via %s", w.to.Addr, route.Via)
+		if err := w.noRoute(at, route.Dev, text); err != nil {
+			return crossing{}, false, err
+		}
 	}
 	link, ok, err := w.oracle.Link(at, route.Dev)
 	if err != nil {
 		return crossing{}, false, err
 	}
-	if !ok || !link.Up {
-		w.find(Break, at, route.Dev, "the outgoing interface is "+missingOrDown(ok), "Bring it up: ip link set "+route.Dev+" up.")
+	if route.Dev != w.to.HostIf && (!ok || dead(link)) {
+		w.find(Break, at, route.Dev, "the outgoing interface is "+stateText(link, ok), "Bring it up: ip link set "+route.Dev+" up.")
 		return crossing{}, false, nil
 	}
 	w.note(link)
@@ -238,25 +261,9 @@ func (w *walker) forward(at Place, dev string) (crossing, bool, error) {
 	if !hop.IsValid() {
 		hop = w.to.Addr
 	}
-	mac, ok, err := w.neighbourMAC(at, route, hop)
-	return crossing{link: link, dst: mac, route: route, hop: hop}, ok, err
-}
-
-func (w *walker) noRoute(at Place, route host.Route, found bool) string {
-	switch {
-	case !found:
-		return "no route to " + w.to.Addr.String()
-	case at.Node == w.to.Node:
-		return fmt.Sprintf("%s is dropped by %q: no route to the pod on its own node", w.to.Addr, route)
-	}
-	return fmt.Sprintf("%s is dropped by %q", w.to.Addr, route)
-}
-
-func (w *walker) noRouteRemedy(at Place) string {
-	if at.Node == w.to.Node {
-		return "The agent on " + at.Node + " repairs it while it runs; is the pod still there? ocicat ipam show --ip=" + w.to.Addr.String()
-	}
-	return "See why: ocicat bgp routes --node " + at.Node + ", ocicat bgp peers --node " + at.Node + "."
+	c := crossing{link: link, route: route, hop: hop}
+	ok, err = w.resolve(at, &c)
+	return c, ok, err
 }
 
 // admitted reports whether the kernel takes a packet in for forwarding: it
@@ -298,48 +305,55 @@ func (w *walker) admitted(at Place, dev string) (bool, error) {
 	return true, nil
 }
 
-// neighbourMAC is the destination MAC a node writes: its neighbour entry, or
+// resolve finds the destination MAC a node writes: its neighbour entry, or
 // what ARP would find.
-func (w *walker) neighbourMAC(at Place, route host.Route, hop netip.Addr) (host.MAC, bool, error) {
-	entry, ok, err := w.oracle.Neigh(at, route.Dev, hop)
+func (w *walker) resolve(at Place, c *crossing) (bool, error) {
+	entry, known, err := w.oracle.Neigh(at, c.route.Dev, c.hop)
 	if err != nil {
-		return host.MAC{}, false, err
+		return false, err
 	}
-	if ok && entry.State == host.Permanent {
-		return entry.MAC, true, nil
+	if known && entry.State == host.Permanent {
+		c.dst, c.permanent = entry.MAC, true
+		return true, nil
 	}
-	if !route.Via.IsValid() {
-		return w.podMAC(entry, ok)
+	known = known && usable(entry)
+	if !c.route.Via.IsValid() {
+		return w.resolvePod(c, entry, known)
 	}
-	owner, found := w.owner(hop)
+	owner, found := w.owner(c.hop)
 	if !found {
-		if w.from.Addr.IsValid() && route.Dst.Bits() == 0 {
-			return entry.MAC, entry.MAC != (host.MAC{}), nil // a router outside the cluster; the finding is there
+		if c.route.Dst.Bits() != 0 {
+			w.find(Break, at, c.route.Dev, fmt.Sprintf("next hop %s of %s is the address of no node", c.hop, c.route.Dst), "The route is wrong; the agent repairs it while it runs: "+askRoutes(w.to.Addr, at.Node)+".")
+			return false, nil
 		}
-		w.find(Break, at, route.Dev, fmt.Sprintf("next hop %s of %s is the address of no node", hop, route.Dst), "The route is wrong; the agent repairs it while it runs: ocicat bgp routes --node "+at.Node+".")
-		return host.MAC{}, false, nil
+		c.dst = entry.MAC // a router outside the cluster; the finding is there
+		return known, nil
 	}
-	dev, err := w.deviceOf(owner, hop)
-	if err != nil || dev.Name == "" || !dev.Up {
-		if err == nil {
-			w.find(Break, Place{Node: owner}, dev.Name, "the interface with address "+hop.String()+" is "+missingOrDown(dev.Name != ""), "Bring it up.")
-		}
-		return host.MAC{}, false, err
+	dev, ok, err := w.answers(owner, c.hop)
+	if err != nil || !ok {
+		return false, err
 	}
-	if ok && entry.MAC != (host.MAC{}) && entry.State != "FAILED" && entry.State != "STALE" {
-		return entry.MAC, true, nil
+	c.dst = dev.MAC
+	if known {
+		c.dst = entry.MAC
 	}
-	return dev.MAC, true, nil
+	return true, nil
 }
 
-// podMAC is the MAC of a pod that has no permanent entry: what ARP finds.
-func (w *walker) podMAC(entry host.Neigh, known bool) (host.MAC, bool, error) {
+// resolvePod finds the MAC of a pod that has no permanent entry: what ARP
+// finds.
+func (w *walker) resolvePod(c *crossing, entry host.Neigh, known bool) (bool, error) {
 	w.find(Deviation, Place{Node: w.to.Node}, w.to.HostIf, "the permanent neighbour of "+w.to.Addr.String()+" is missing: the node asks by ARP", "The agent repairs it while it runs.")
-	if known && entry.MAC != (host.MAC{}) {
-		return entry.MAC, true, nil
+	if known {
+		c.dst = entry.MAC
+		return true, nil
 	}
 	link, ok, err := w.oracle.Link(w.to.Place, w.to.IfName)
-	return link.MAC, ok, err
+	if err == nil && !ok {
+		w.find(Break, w.to.Place, w.to.IfName, "the pod's interface is missing", replacePod)
+	}
+	c.dst = link.MAC
+	return ok, err
 }
 
 func (w *walker) owner(a netip.Addr) (string, bool) {
@@ -351,16 +365,24 @@ func (w *walker) owner(a netip.Addr) (string, bool) {
 	return "", false
 }
 
-// deviceOf is the device of a node through which it answers for one of its
-// own addresses.
-func (w *walker) deviceOf(node string, a netip.Addr) (host.Link, error) {
+// answers is the device through which a node answers for an address of its
+// own; that there is none, or that it is down, is a finding.
+func (w *walker) answers(node string, a netip.Addr) (host.Link, bool, error) {
 	at := Place{Node: node}
 	route, ok, err := w.oracle.Route(at, Query{Dst: a})
-	if err != nil || !ok {
-		return host.Link{}, err
+	if err != nil {
+		return host.Link{}, false, err
 	}
-	link, _, err := w.oracle.Link(at, route.Dev)
-	return link, err
+	if !ok || route.Type != host.Local {
+		w.find(Break, at, "", "the node does not have its address "+a.String()+" any more", "Give the address back to its interface, or restart the agent with the node's new address.")
+		return host.Link{}, false, nil
+	}
+	link, ok, err := w.oracle.Link(at, route.Dev)
+	if err != nil || (ok && !dead(link)) {
+		return link, err == nil, err
+	}
+	w.find(Break, at, route.Dev, "the interface with address "+a.String()+" is "+stateText(link, ok), "Bring it up: ip link set "+route.Dev+" up.")
+	return link, false, nil
 }
 
 // crossWire carries a frame to the node that owns the next hop.
@@ -372,8 +394,8 @@ func (w *walker) crossWire(at Place, c crossing) (Place, string, bool, error) {
 	if owner != w.to.Node {
 		w.find(Deviation, at, c.link.Name, fmt.Sprintf("next hop %s is node %s, but the pod is on %s", c.hop, owner, w.to.Node), "See why: ocicat bgp routes --node "+at.Node+".")
 	}
-	dev, err := w.deviceOf(owner, c.hop)
-	if err != nil {
+	dev, ok, err := w.answers(owner, c.hop)
+	if err != nil || !ok {
 		return at, "", false, err
 	}
 	if dev.MAC != c.dst {
@@ -385,21 +407,22 @@ func (w *walker) crossWire(at Place, c crossing) (Place, string, bool, error) {
 }
 
 // enterPod delivers the frame over the veth pair into the pod.
-func (w *walker) enterPod(c crossing) error {
+func (w *walker) enterPod(at Place, c crossing) error {
 	link, ok, err := w.oracle.Link(w.to.Place, w.to.IfName)
 	if err != nil {
 		return err
 	}
-	if !ok || !link.Up {
-		w.find(Break, w.to.Place, w.to.IfName, "the pod's interface is "+missingOrDown(ok), "Delete the pod; its replacement is plumbed anew.")
+	if !ok || !link.Up { // and no carrier on the host end, so nothing is sent there
+		w.find(Break, w.to.Place, w.to.IfName, "the pod's interface is "+missingOrDown(ok), replacePod)
 		return nil
 	}
+	w.record(at, c.link.Name, c, neighbourText(c))
 	if link.MAC != c.dst {
-		w.find(Break, Place{Node: w.to.Node}, w.to.HostIf, fmt.Sprintf("the neighbour entry of %s says %s, but the pod has MAC %s", w.to.Addr, c.dst, link.MAC), "Delete the pod; its replacement is plumbed anew.")
+		w.find(Break, at, w.to.HostIf, fmt.Sprintf("the neighbour entry of %s says %s, but the pod has MAC %s", w.to.Addr, c.dst, link.MAC), replacePod)
 		return nil
 	}
 	if !slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == w.to.Addr }) {
-		w.find(Break, w.to.Place, w.to.IfName, "the pod does not have address "+w.to.Addr.String(), "Delete the pod; its replacement is plumbed anew.")
+		w.find(Break, w.to.Place, w.to.IfName, "the pod does not have address "+w.to.Addr.String(), replacePod)
 		return nil
 	}
 	w.note(link)
@@ -424,13 +447,4 @@ func (w *walker) note(l host.Link) { w.mtu = smallest(w.mtu, l.MTU) }
 
 func (w *walker) find(sev Severity, at Place, dev, text, remedy string) {
 	w.findings = append(w.findings, Finding{Severity: sev, At: at, Dev: dev, Text: text, Remedy: remedy})
-}
-
-func neighbourText(c crossing) string { return c.hop.String() + " is at " + c.dst.String() }
-
-func missingOrDown(exists bool) string {
-	if exists {
-		return "down"
-	}
-	return "missing"
 }

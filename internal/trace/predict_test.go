@@ -74,7 +74,7 @@ func (w world) node(at trace.Place, addr, mac, remote string) {
 	s := host.NewState()
 	w[at] = s
 	own := netip.MustParsePrefix(addr)
-	s.Links["ens160"] = host.Link{Name: "ens160", MAC: mustMAC(mac), MTU: 1500, Up: true, Addrs: []netip.Prefix{own}}
+	s.Links["ens160"] = host.Link{Name: "ens160", MAC: mustMAC(mac), MTU: 1500, Up: true, Lower: true, Addrs: []netip.Prefix{own}}
 	w.route(at, host.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.168.0.2"), Dev: "ens160", Proto: host.ProtoStatic, Metric: 100})
 	w.route(at, host.Route{Dst: own.Masked(), Dev: "ens160", Proto: host.ProtoKernel, Scope: host.ScopeLink})
 	w.route(at, host.Route{Dst: netip.PrefixFrom(own.Addr(), 32), Type: host.Local, Dev: "ens160"})
@@ -86,7 +86,7 @@ func (w world) node(at trace.Place, addr, mac, remote string) {
 
 func (w world) pod(ep trace.Endpoint, mac string) {
 	at := trace.Place{Node: ep.Node}
-	w[at].Links[ep.HostIf] = host.Link{Name: ep.HostIf, MAC: mustMAC(gatewayMAC), MTU: 1500, Up: true}
+	w[at].Links[ep.HostIf] = host.Link{Name: ep.HostIf, MAC: mustMAC(gatewayMAC), MTU: 1500, Up: true, Lower: true}
 	w.route(at, host.Route{Dst: netip.PrefixFrom(ep.Addr, 32), Dev: ep.HostIf, Scope: host.ScopeLink})
 	w.neigh(at, host.Neigh{Dev: ep.HostIf, IP: ep.Addr, MAC: mustMAC(mac), State: host.Permanent})
 	for name, value := range map[string]string{"proxy_arp": "1", "rp_filter": "1", "forwarding": "1"} {
@@ -95,7 +95,7 @@ func (w world) pod(ep trace.Endpoint, mac string) {
 	s := host.NewState()
 	w[ep.Place] = s
 	gateway := netip.MustParseAddr("169.254.1.1")
-	s.Links["eth0"] = host.Link{Name: "eth0", MAC: mustMAC(mac), MTU: 1500, Up: true, Addrs: []netip.Prefix{netip.PrefixFrom(ep.Addr, 32)}}
+	s.Links["eth0"] = host.Link{Name: "eth0", MAC: mustMAC(mac), MTU: 1500, Up: true, Lower: true, Addrs: []netip.Prefix{netip.PrefixFrom(ep.Addr, 32)}}
 	w.route(ep.Place, host.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: gateway, Dev: "eth0"})
 	w.neigh(ep.Place, host.Neigh{Dev: "eth0", IP: gateway, MAC: mustMAC(gatewayMAC), State: host.Permanent})
 }
@@ -129,11 +129,11 @@ func TestPredictArticle(t *testing.T) {
 	if err != nil || len(p.Findings) > 0 || !p.Delivered || p.MTU != 1500 {
 		t.Fatalf("%v, findings %v, delivered %v, mtu %d", err, p.Findings, p.Delivered, p.MTU)
 	}
-	request := `pod devops/fv298 eth0 | 0e:1c:2c:f6:2a:f9 → ee:ee:ee:ee:ee:ee | ttl 64 | default via 169.254.1.1 dev eth0
-k8s-master-1 cali1dadcdd5b31 | 0e:1c:2c:f6:2a:f9 → ee:ee:ee:ee:ee:ee | ttl 64 | 172.16.109.64/26 via 192.168.0.12 dev ens160 proto bird
-k8s-master-1 ens160 | 00:0c:29:b1:02:f0 → 00:0c:29:90:fa:e2 | ttl 63 | neighbour 192.168.0.12 is at 00:0c:29:90:fa:e2
+	request := `pod devops/fv298 eth0 | 0e:1c:2c:f6:2a:f9 → ee:ee:ee:ee:ee:ee | ttl 64 | default via 169.254.1.1 dev eth0 (permanent neighbour)
+k8s-master-1 cali1dadcdd5b31 | 0e:1c:2c:f6:2a:f9 → ee:ee:ee:ee:ee:ee | ttl 64 | 172.16.109.64/26 via 192.168.0.12 dev ens160 proto bird (node k8s-node-1)
+k8s-master-1 ens160 | 00:0c:29:b1:02:f0 → 00:0c:29:90:fa:e2 | ttl 63 | neighbour 192.168.0.12 by ARP
 k8s-node-1 ens160 | 00:0c:29:b1:02:f0 → 00:0c:29:90:fa:e2 | ttl 63 | 172.16.109.65 dev cali4e329df4a89 scope link
-k8s-node-1 cali4e329df4a89 | ee:ee:ee:ee:ee:ee → 72:19:6b:9b:bf:e2 | ttl 62 | neighbour 172.16.109.65 is at 72:19:6b:9b:bf:e2
+k8s-node-1 cali4e329df4a89 | ee:ee:ee:ee:ee:ee → 72:19:6b:9b:bf:e2 | ttl 62 | neighbour 172.16.109.65 permanent
 pod devops/s7zfv eth0 | ee:ee:ee:ee:ee:ee → 72:19:6b:9b:bf:e2 | ttl 62 | delivered
 `
 	if diff := cmp.Diff(request, render(p.Request)); diff != "" {
@@ -147,9 +147,9 @@ pod devops/s7zfv eth0 | ee:ee:ee:ee:ee:ee → 72:19:6b:9b:bf:e2 | ttl 62 | deliv
 	if err != nil || len(p.Findings) > 0 || !p.Delivered {
 		t.Fatalf("same host: %v, findings %v", err, p.Findings)
 	}
-	same := `pod devops/s7zfv eth0 | 72:19:6b:9b:bf:e2 → ee:ee:ee:ee:ee:ee | ttl 64 | default via 169.254.1.1 dev eth0
+	same := `pod devops/s7zfv eth0 | 72:19:6b:9b:bf:e2 → ee:ee:ee:ee:ee:ee | ttl 64 | default via 169.254.1.1 dev eth0 (permanent neighbour)
 k8s-node-1 cali4e329df4a89 | 72:19:6b:9b:bf:e2 → ee:ee:ee:ee:ee:ee | ttl 64 | 172.16.109.66 dev cali523840de229 scope link
-k8s-node-1 cali523840de229 | ee:ee:ee:ee:ee:ee → aa:2d:89:c6:49:dd | ttl 63 | neighbour 172.16.109.66 is at aa:2d:89:c6:49:dd
+k8s-node-1 cali523840de229 | ee:ee:ee:ee:ee:ee → aa:2d:89:c6:49:dd | ttl 63 | neighbour 172.16.109.66 permanent
 pod devops/jenkins eth0 | ee:ee:ee:ee:ee:ee → aa:2d:89:c6:49:dd | ttl 63 | delivered
 `
 	if diff := cmp.Diff(same, render(p.Request)); diff != "" {
@@ -174,7 +174,7 @@ func TestPredictNamesTheBreak(t *testing.T) {
 		"pod's route missing on its node": {func(w world) {
 			w.unroute(node1, "172.16.109.65/32")
 			w.route(node1, host.Route{Dst: netip.MustParsePrefix("172.16.109.64/26"), Type: host.Blackhole, Proto: host.ProtoBird})
-		}, `k8s-node-1 ens160: 172.16.109.65 is dropped by "blackhole 172.16.109.64/26 proto bird"`, false},
+		}, `k8s-node-1 cali4e329df4a89: the route to the pod is missing: 172.16.109.65 is dropped by "blackhole 172.16.109.64/26 proto bird"`, false},
 		"proxy_arp 0, pod has to ask": {func(w world) {
 			w[master].Sysctls["net/ipv4/conf/cali1dadcdd5b31/proxy_arp"] = "0"
 			clear(w[podA.Place].Neighs)
@@ -189,18 +189,32 @@ func TestPredictNamesTheBreak(t *testing.T) {
 		"sender's host end down": {func(w world) { w.down(master, "cali1dadcdd5b31") },
 			"k8s-master-1 cali1dadcdd5b31: the pod's host end is down", false},
 		"receiver's host end down": {func(w world) { w.down(node1, "cali4e329df4a89") },
-			"k8s-node-1 ens160: no route to 172.16.109.65", false},
+			"k8s-node-1 cali4e329df4a89: the pod's host end is down: no route to 172.16.109.65", false},
 		"uplink of the sender down": {func(w world) { w.down(master, "ens160") },
-			"k8s-master-1 cali1dadcdd5b31: no route to 172.16.109.65", false},
+			"k8s-master-1 ens160: the interface with address 192.168.0.11 is down", false},
 		"uplink of the receiver down": {func(w world) { w.down(node1, "ens160") },
-			"k8s-node-1", false},
+			"k8s-node-1 ens160: the interface with address 192.168.0.12 is down", false},
+		"uplink of the sender without carrier": {func(w world) {
+			l := w[master].Links["ens160"]
+			l.Lower = false
+			w[master].Links["ens160"] = l
+		}, "k8s-master-1 ens160: the outgoing interface is without carrier", false},
+		"receiver's node in another network": {func(w world) {
+			w.unroute(master, "172.16.109.64/26")
+			w.unroute(master, "192.168.0.0/24")
+		}, "k8s-master-1 ens160: no route to 172.16.109.65: the packet leaves by the default route via 192.168.0.2; OC1003 next hop not on the link: its node k8s-node-1 has address 192.168.0.12", false},
+		"stale neighbour with a wrong MAC": {func(w world) {
+			w.neigh(master, host.Neigh{Dev: "ens160", IP: netip.MustParseAddr("192.168.0.12"), MAC: mustMAC("02:00:00:00:00:01"), State: "STALE"})
+		}, "k8s-master-1 ens160: the neighbour entry of 192.168.0.12 says 02:00:00:00:00:01", false},
+		"address of the receiver's node gone": {func(w world) { w.unroute(node1, "192.168.0.12/32") },
+			"k8s-node-1: the node does not have its address 192.168.0.12 any more", false},
 		"remote pod's interface gone": {func(w world) { delete(w[podB.Place].Links, "eth0") },
 			"k8s-node-1 pod devops/s7zfv eth0: the pod's interface is missing", false},
 		"remote pod gone": {func(w world) {
 			delete(w, podB.Place)
 			delete(w[node1].Links, podB.HostIf)
 			w.unroute(node1, "172.16.109.65/32")
-		}, "k8s-node-1 ens160: no route to 172.16.109.65", false},
+		}, "k8s-node-1 cali4e329df4a89: the pod's host end is missing: no route to 172.16.109.65", false},
 		"forwarding off": {func(w world) { w[node1].Sysctls["net/ipv4/conf/ens160/forwarding"] = "0" },
 			"k8s-node-1 ens160: forwarding is off", false},
 		"wrong permanent neighbour": {func(w world) {
@@ -289,5 +303,10 @@ func TestCompare(t *testing.T) {
 	}
 	if got := trace.Compare(p, append(p.Frames(), p.Frames()[0])); len(got) != 1 {
 		t.Errorf("a frame too many: %v", got)
+	}
+	lost := p
+	lost.Request, lost.Reply, lost.Delivered = p.Request[:3], nil, false
+	if got := trace.Compare(lost, p.Frames()); len(got) != 1 || got[0].Text != "a reply arrived, though the packet was predicted to be lost" {
+		t.Errorf("an unexpected reply: %v", got)
 	}
 }

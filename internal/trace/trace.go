@@ -8,6 +8,7 @@ package trace
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/ocicat-net/ocicat/internal/host"
 )
@@ -37,7 +38,7 @@ type Endpoint struct {
 // Node is one node the path may cross.
 type Node struct {
 	Name  string
-	Addrs []netip.Addr // every address of its own: how a next hop is recognised
+	Addrs []netip.Addr // its own, how a next hop is recognised; first the one its peers know it by
 }
 
 // Query is one route lookup as the kernel does it for a packet.
@@ -128,4 +129,19 @@ func (p Prediction) Frames() []Frame {
 		}
 	}
 	return frames
+}
+
+// Position is where on the path a frame stands: the index in Frames of the
+// predicted one on the same device, going the same way and, where a packet
+// crosses a device twice, with the same TTL; their number when none is.
+func (p Prediction) Position(f Frame) int {
+	frames := p.Frames()
+	same := func(want Frame) bool { return want.At == f.At && want.Dev == f.Dev && want.Reply == f.Reply }
+	if i := slices.IndexFunc(frames, func(want Frame) bool { return same(want) && want.TTL == f.TTL }); i >= 0 {
+		return i
+	}
+	if i := slices.IndexFunc(frames, same); i >= 0 {
+		return i
+	}
+	return len(frames)
 }
