@@ -7,6 +7,7 @@ set -eu
 
 if ! command -v go >/dev/null; then
 	echo "setup: go is missing: install Go 1.26 or newer, see https://go.dev/doc/install" >&2
+	[ -z "${SUDO_USER:-}" ] || echo "setup: sudo may hide it: sudo env \"PATH=\$PATH\" make test" >&2
 	exit 1
 fi
 
