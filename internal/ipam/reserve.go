@@ -64,7 +64,7 @@ type Reserve struct {
 	ready   chan struct{}
 	kick    chan struct{} // wakes the writer
 	refresh atomic.Bool   // look at the blocks before the next write
-	writes  sync.Mutex    // held by whoever writes blocks: the writer or a re-assertion
+	writes  chan struct{} // full while someone writes blocks: the writer or a re-assertion
 
 	mu       sync.Mutex
 	queue    []netip.Addr        // held ready, in the order in which they are given
@@ -85,7 +85,7 @@ type Reserve struct {
 	resting  map[netip.Addr]time.Time // held ready by another boot, since when that was seen
 	done     bool                     // ready is closed
 
-	// Only with writes held:
+	// Only for who filled writes:
 	cache   map[netip.Prefix]cached
 	counted map[netip.Prefix]int // what the reserve's handle is known to count
 }
@@ -150,6 +150,7 @@ func NewReserve(cfg ReserveConfig) *Reserve {
 		handle:   names.ReserveHandle(cfg.InstanceUID),
 		ready:    make(chan struct{}),
 		kick:     make(chan struct{}, 1),
+		writes:   make(chan struct{}, 1),
 		saved:    map[netip.Addr]bool{},
 		pods:     map[netip.Addr]*pod{},
 		releases: map[netip.Addr]*release{},

@@ -82,8 +82,10 @@ func (r *Reserve) noteAway(err error) {
 func (r *Reserve) round(ctx context.Context, look bool) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	r.writes.Lock()
-	defer r.writes.Unlock()
+	if err := r.lockWrites(ctx); err != nil {
+		return err
+	}
+	defer r.unlockWrites()
 	if look {
 		if err := r.look(ctx); err != nil {
 			r.failWaiters(err)
@@ -99,14 +101,27 @@ func (r *Reserve) round(ctx context.Context, look bool) error {
 func (r *Reserve) reassert(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	r.writes.Lock()
-	defer r.writes.Unlock()
+	if err := r.lockWrites(ctx); err != nil {
+		return err
+	}
+	defer r.unlockWrites()
 	clear(r.counted)
 	if err := r.look(ctx); err != nil {
 		return err
 	}
 	return r.flush(ctx, true)
 }
+
+func (r *Reserve) lockWrites(ctx context.Context) error {
+	select {
+	case r.writes <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fault.New(fault.Unavailable, "wait for another write: %w", ctx.Err())
+	}
+}
+
+func (r *Reserve) unlockWrites() { <-r.writes }
 
 // look reads the node's blocks: which are held ready, which pods the
 // datastore does not know, which allocations no pod accounts for.
