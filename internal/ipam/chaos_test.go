@@ -211,6 +211,12 @@ func TestClientsUnderChaos(t *testing.T) {
 	})
 }
 
+func onePool(p cluster.Pool) func(context.Context) ([]cluster.Pool, error) {
+	return func(context.Context) ([]cluster.Pool, error) { return []cluster.Pool{p}, nil }
+}
+
+func noLabels(context.Context, string) (map[string]string, error) { return nil, nil }
+
 // ledger is what operations answered: who was told to hold what.
 type ledger struct {
 	mu       sync.Mutex
@@ -366,8 +372,8 @@ func clientsUnderChaos(t *testing.T, seed uint64) []string {
 	client := func(on store.Store, borrow bool) *Client {
 		return NewClient(ClientConfig{
 			Store:      on,
-			Pools:      func(context.Context) ([]cluster.Pool, error) { return []cluster.Pool{pool}, nil },
-			NodeLabels: func(context.Context, string) (map[string]string, error) { return nil, nil },
+			Pools:      onePool(pool),
+			NodeLabels: noLabels,
 			Borrow:     borrow,
 		})
 	}

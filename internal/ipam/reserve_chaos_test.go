@@ -63,8 +63,8 @@ func (m *machine) boot() {
 	cfg := m.cfg
 	cfg.Client = NewClient(ClientConfig{
 		Store:      net,
-		Pools:      func(context.Context) ([]cluster.Pool, error) { return []cluster.Pool{m.pool}, nil },
-		NodeLabels: func(context.Context, string) (map[string]string, error) { return nil, nil },
+		Pools:      onePool(m.pool),
+		NodeLabels: noLabels,
 	})
 	r := NewReserve(cfg)
 	var held []Held
@@ -202,7 +202,7 @@ func reservesUnderChaos(t *testing.T, seed uint64, dir string) []string {
 	}
 	neighbour := &worker{
 		ledger: l, rng: rand.New(rand.NewPCG(seed, 9)), name: "calico", node: "n9", pool: pool, mine: map[string][]netip.Addr{},
-		c: NewClient(ClientConfig{Store: newChaos(base, rng), Pools: machines[0].agent.c.Pools, NodeLabels: machines[0].agent.c.NodeLabels, Borrow: true}),
+		c: NewClient(ClientConfig{Store: newChaos(base, rng), Pools: onePool(pool), NodeLabels: noLabels, Borrow: true}),
 	}
 	lives.Go(func() { neighbour.work(t.Context(), 15, 4*time.Minute) })
 	lives.Wait()
