@@ -46,6 +46,18 @@ func hasProblem(a *agent, code problem.Code) bool {
 	return false
 }
 
+// addrOf is the address that a pod of a holds.
+func addrOf(a *agent, handle string) netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for addr, p := range a.pods {
+		if p.who.Handle == handle {
+			return addr
+		}
+	}
+	return netip.Addr{}
+}
+
 func TestHeartbeatEachMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
@@ -277,6 +289,14 @@ func TestReserveIsNeverTheLastOfAPool(t *testing.T) {
 		}
 		if _, err := a.Take(t.Context(), Claim{Handle: "too-many"}); !fault.Is(err, fault.Exhausted) || fault.HintOf(err) == "" {
 			t.Errorf("a full pool answers %v, want exhausted with a hint", err)
+		}
+		if !hasProblem(a, problem.NoFreeAddress) {
+			t.Errorf("a full pool is not reported: %+v", a.State())
+		}
+		a.Release("last-0", addrOf(a, "last-0"), nil)
+		time.Sleep(2 * checkInterval)
+		if hasProblem(a, problem.NoFreeAddress) {
+			t.Errorf("still reported: %+v", a.State())
 		}
 	})
 }

@@ -172,6 +172,9 @@ func (r *Reserve) sight(own []*alloc.Block) {
 	var held []ready
 	strays, resting := map[stray]time.Time{}, map[netip.Addr]time.Time{}
 	for _, b := range own {
+		if len(b.Unallocated) > 0 {
+			delete(r.problems, "exhausted")
+		}
 		for _, addr := range b.HeldBy(r.isMine) {
 			who, _ := b.Holder(addr)
 			switch {
