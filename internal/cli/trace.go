@@ -45,7 +45,6 @@ Exit code 10 means that there are findings.`,
 	f.BoolVar(&opts.noSend, "no-send", false, "predict only, send nothing")
 	f.StringVar(&opts.pcap, "pcap", "", "write the captured frames to `FILE`")
 	f.DurationVar(&opts.timeout, "timeout", 2*time.Second, "wait this long for the reply")
-	c.MarkFlagsMutuallyExclusive("no-send", "pcap")
 	return c
 }
 
@@ -72,6 +71,9 @@ type traceResult struct {
 }
 
 func (g *globals) trace(ctx context.Context, from, to string, opts traceOptions) error {
+	if opts.noSend && opts.pcap != "" {
+		return usageError{fault.New(fault.Invalid, "--no-send and --pcap: nothing is captured when nothing is sent")}
+	}
 	world, err := g.openWorld(ctx)
 	if err != nil {
 		return err

@@ -38,13 +38,34 @@ func Predict(o Oracle, nodes []Node, from, to Endpoint) (Prediction, error) {
 	}
 	p.Delivered = request.delivered && reply.delivered
 	p.MTU = smallest(request.mtu, reply.mtu)
-	for _, f := range append(request.findings, reply.findings...) {
-		if !slices.Contains(p.Findings, f) {
+	p.Findings = append([]Finding{}, request.findings...)
+	for _, f := range reply.findings {
+		if !slices.ContainsFunc(request.findings, func(g Finding) bool { return sameCause(f, g, from, to) }) {
 			p.Findings = append(p.Findings, f)
 		}
 	}
 	slices.SortStableFunc(p.Findings, func(a, b Finding) int { return cmp.Compare(a.Severity, b.Severity) })
 	return p, nil
+}
+
+// sameCause says whether two findings, of the packet and of the reply, are one
+// thing seen from its two sides: they are as bad, and at one device or the two
+// ends of one pod's cable.
+func sameCause(a, b Finding, ends ...Endpoint) bool {
+	if a.Severity != b.Severity {
+		return false
+	}
+	for _, end := range ends {
+		if end.holds(a) && end.holds(b) {
+			return true
+		}
+	}
+	return a.At == b.At && a.Dev == b.Dev
+}
+
+// holds says whether a finding is about the endpoint's cable.
+func (e Endpoint) holds(f Finding) bool {
+	return f.At == e.Place || (f.At == Place{Node: e.Node} && f.Dev == e.HostIf)
 }
 
 func smallest(a, b int) int {
