@@ -51,7 +51,7 @@ type flushing struct {
 	waiting []*waiter               // not answered yet
 	ranges  map[*waiter][]poolRange // the pools each may be served from
 	auto    []poolRange             // the pools addresses are held ready from
-	conf    *alloc.Config           // once read
+	conf    *alloc.Config           // nil until somebody needs it
 	errs    []error
 }
 

@@ -471,7 +471,7 @@ func poolFrom(name string, spec json.RawMessage) (cluster.Pool, error) {
 	}, err
 }
 
-// blockNamed checks that a short key of a block reads back.
+// TestShortKeys checks the translation between the recordings' keys and ours.
 func TestShortKeys(t *testing.T) {
 	p := netip.MustParsePrefix("fd00::/122")
 	for _, key := range []store.Key{blockKey(p), affinityKey("n.1", p), handleKey("a.b"), configKey()} {
