@@ -6,7 +6,7 @@
 // about the network and, apart from tombstones, changes nothing itself.
 //
 // It implements the CNI specification 1.1: ADD, DEL, STATUS and VERSION, with
-// results for 1.0.0 and 1.1.0.
+// results for 0.3.1, 0.4.0, 1.0.0 and 1.1.0.
 package cniplugin
 
 import (
@@ -60,6 +60,9 @@ func (r Runtime) run() (out []byte, version string, err error) {
 	conf, err := parseConf(stdin)
 	if err != nil {
 		return nil, latest, err
+	}
+	if err := conf.checkVerb(verb); err != nil {
+		return nil, conf.CNIVersion, err
 	}
 	switch verb {
 	case "ADD":
@@ -135,10 +138,6 @@ func (r Runtime) del(conf conf) error {
 }
 
 func status(conf conf) error {
-	if conf.CNIVersion == "1.0.0" {
-		return cniwire.WithCode(cniwire.CodeVersion, fault.Hint(
-			fault.New(fault.Invalid, "cniVersion %q has no STATUS", conf.CNIVersion), "STATUS came with 1.1.0."))
-	}
 	err := conf.client().Status(cniwire.StatusRequest{Network: conf.Name})
 	if err != nil && cniwire.CodeOf(err) != cniwire.CodeLimited {
 		err = cniwire.WithCode(cniwire.CodeUnavailable, err)

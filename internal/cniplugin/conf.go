@@ -7,6 +7,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/cniwire"
@@ -25,9 +26,22 @@ const (
 
 // versions of the specification that results are given in; the last is the
 // one errors are when nothing better is known.
-var versions = []string{"1.0.0", latest}
+var versions = []string{"0.3.1", "0.4.0", "1.0.0", latest}
 
 const latest = "1.1.0"
+
+// since is the first version that has a command; the others have always been.
+var since = map[string]string{"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
+
+// checkVerb refuses a command that the configuration's version does not have.
+func (c conf) checkVerb(verb string) error {
+	first, ok := since[verb]
+	if !ok || slices.Index(versions, c.CNIVersion) >= slices.Index(versions, first) {
+		return nil
+	}
+	return cniwire.WithCode(cniwire.CodeVersion, fault.Hint(
+		fault.New(fault.Invalid, "cniVersion %q has no %s", c.CNIVersion, verb), "%s came with %s.", verb, first))
+}
 
 // conf is what every command needs of the network configuration. DEL must
 // succeed whatever else is wrong, so the rest is read by ADD alone.
@@ -51,7 +65,7 @@ func parseConf(stdin []byte) (conf, error) {
 	}
 	if !slices.Contains(versions, c.CNIVersion) {
 		return c, fault.Hint(cniwire.WithCode(cniwire.CodeVersion,
-			fault.New(fault.Invalid, "configuration: cniVersion %q is not supported, want %q or %q", cniwire.Short(c.CNIVersion), versions[0], versions[1])),
+			fault.New(fault.Invalid, "configuration: cniVersion %q is not supported, want one of %s", cniwire.Short(c.CNIVersion), strings.Join(versions, ", "))),
 			`Write "cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"] in the conflist.`)
 	}
 	if err := cniwire.CheckNetwork(c.Name); err != nil {

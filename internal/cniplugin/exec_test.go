@@ -62,7 +62,10 @@ func build(packages ...string) error {
 func TestAddPrintsTheResult(t *testing.T) {
 	ns := nstest.New(t)
 	agent := startAgent(t)
+	const ips04 = `"ips":[{"version":"4","address":"172.16.196.1/32","interface":1}],"dns":{}}`
 	for version, want := range map[string]string{
+		"0.3.1": `{"cniVersion":"0.3.1","interfaces":[{"name":"cali1dadcdd5b31","mac":"ee:ee:ee:ee:ee:ee"},{"name":"eth0","mac":"0e:1c:2c:f6:2a:f9","sandbox":"NETNS"}],` + ips04,
+		"0.4.0": `{"cniVersion":"0.4.0","interfaces":[{"name":"cali1dadcdd5b31","mac":"ee:ee:ee:ee:ee:ee"},{"name":"eth0","mac":"0e:1c:2c:f6:2a:f9","sandbox":"NETNS"}],` + ips04,
 		"1.0.0": `{"cniVersion":"1.0.0","interfaces":[{"name":"cali1dadcdd5b31","mac":"ee:ee:ee:ee:ee:ee"},{"name":"eth0","mac":"0e:1c:2c:f6:2a:f9","sandbox":"NETNS"}],` +
 			`"ips":[{"address":"172.16.196.1/32","interface":1}],"dns":{}}`,
 		"1.1.0": `{"cniVersion":"1.1.0","interfaces":[{"name":"cali1dadcdd5b31","mac":"ee:ee:ee:ee:ee:ee","mtu":1500},{"name":"eth0","mac":"0e:1c:2c:f6:2a:f9","mtu":1500,"sandbox":"NETNS"}],` +
@@ -95,12 +98,18 @@ func TestDelStatusAndVersion(t *testing.T) {
 	if out, code := agent.exec(t, "STATUS", "1.1.0", "CNI_CONTAINERID=", "CNI_IFNAME="); code != 0 || strings.TrimSpace(out) != "" {
 		t.Errorf("STATUS exits with %d: %s", code, out)
 	}
-	if got := agent.fails(t, "STATUS", "1.0.0"); got.Code != 1 {
-		t.Errorf("STATUS for 1.0.0 = %+v, want code 1", got)
+	for _, old := range []struct{ verb, version string }{{"STATUS", "1.0.0"}, {"STATUS", "0.4.0"}, {"GC", "1.0.0"}, {"CHECK", "0.3.1"}} {
+		got := agent.fails(t, old.verb, old.version)
+		want := failure{old.version, 1, fmt.Sprintf("cniVersion %q has no %s", old.version, old.verb), got.Details}
+		if diff := cmp.Diff(want, got); diff != "" || got.Details == "" {
+			t.Errorf("%s for %s (-want +got):\n%s", old.verb, old.version, diff)
+		}
 	}
-	out, code := agent.exec(t, "VERSION", "1.0.0")
-	if want := `{"cniVersion":"1.0.0","supportedVersions":["1.0.0","1.1.0"]}` + "\n"; out != want || code != 0 {
-		t.Errorf("VERSION exits with %d: %s", code, out)
+	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+		out, code := agent.exec(t, "VERSION", version)
+		if want := `{"cniVersion":"` + version + `","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}` + "\n"; out != want || code != 0 {
+			t.Errorf("VERSION exits with %d: %s", code, out)
+		}
 	}
 }
 

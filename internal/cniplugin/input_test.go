@@ -71,7 +71,7 @@ func TestBadInput(t *testing.T) {
 		{"mtu of a wrong type", with(`"mtu":"big"`), nil, 6, "configuration: mtu is a JSON string, want a whole number"},
 		{"ips of a wrong type", with(`"runtimeConfig":{"ips":"10.0.0.1"}`), nil, 6, "configuration: runtimeConfig.ips is a JSON string, want a list"},
 		{"version unknown", `{"cniVersion":"9.0.0","name":"n"}`, nil, 1, `cniVersion "9.0.0" is not supported`},
-		{"version old", `{"cniVersion":"0.4.0","name":"n"}`, nil, 1, `cniVersion "0.4.0" is not supported`},
+		{"version old", `{"cniVersion":"0.2.0","name":"n"}`, nil, 1, `cniVersion "0.2.0" is not supported, want one of 0.3.1, 0.4.0, 1.0.0, 1.1.0`},
 		{"version missing", `{"name":"n"}`, nil, 1, `cniVersion "" is not supported`},
 		{"name missing", `{"cniVersion":"1.1.0"}`, nil, 7, "configuration: name is empty"},
 		{"name with a path", `{"cniVersion":"1.1.0","name":"../x"}`, nil, 7, `configuration: name "../x"`},

@@ -4,15 +4,18 @@ package cniplugin
 
 import (
 	"encoding/json"
+	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/fault"
 )
 
-// The specification's objects, with the fields we fill. Shapes of 1.0.0 and
-// 1.1.0 differ in an interface's mtu alone.
+// The specification's objects, with the fields we fill. An address's version
+// went with 1.0.0, an interface's mtu came with 1.1.0; apart from these the
+// shapes are the same from 0.3.1 on.
 type (
 	result struct {
 		CNIVersion string      `json:"cniVersion"`
@@ -28,6 +31,7 @@ type (
 		Sandbox string `json:"sandbox,omitempty"`
 	}
 	ipConfig struct {
+		Version   string `json:"version,omitempty"`
 		Address   string `json:"address"`
 		Interface int    `json:"interface"`
 	}
@@ -54,11 +58,11 @@ func resultJSON(version string, req cniwire.AddRequest, r cniwire.AddResult) ([]
 		{Name: r.HostIf, MAC: r.HostMAC, MTU: r.MTU},
 		{Name: req.IfName, MAC: r.MAC, MTU: r.MTU, Sandbox: req.NetNSPath},
 	}}
-	if version == "1.0.0" {
+	if version != latest {
 		out.Interfaces[0].MTU, out.Interfaces[1].MTU = 0, 0
 	}
 	for _, a := range r.Addresses {
-		out.IPs = append(out.IPs, ipConfig{Address: a.String(), Interface: 1})
+		out.IPs = append(out.IPs, ipConfig{Version: ipVersion(version, a), Address: a.String(), Interface: 1})
 	}
 	for _, route := range r.Routes {
 		conf := routeConf{Dst: route.Dst.String()}
@@ -72,6 +76,17 @@ func resultJSON(version string, req cniwire.AddRequest, r cniwire.AddResult) ([]
 		return nil, fault.New(fault.Internal, "print the result: %w", err)
 	}
 	return text, nil
+}
+
+// ipVersion is "4" or "6" in results of a version that has it, else "".
+func ipVersion(version string, a netip.Prefix) string {
+	switch {
+	case !strings.HasPrefix(version, "0."):
+		return ""
+	case a.Addr().Is4():
+		return "4"
+	}
+	return "6"
 }
 
 // errorJSON is how every error reaches the runtime: its text as msg, its hint
