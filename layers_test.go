@@ -4,6 +4,7 @@ package ocicat
 
 import (
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -115,8 +116,7 @@ func TestImportsStayWhereTheyBelong(t *testing.T) {
 			if slices.Contains(pure, s.dir()) && slices.Contains(impure, path) {
 				t.Errorf("%s: imports %s, but decides without a system", s.path, path)
 			}
-			foreign := strings.Contains(strings.SplitN(path, "/", 2)[0], ".") && !strings.HasPrefix(path, module)
-			if foreign && (slices.Contains(pure, s.dir()) || slices.Contains(lean, s.dir()) && !under(path, "golang.org/x/sys")) {
+			if foreign(path) && (slices.Contains(pure, s.dir()) || slices.Contains(lean, s.dir()) && !under(path, "golang.org/x/sys")) {
 				t.Errorf("%s: imports %s, but needs no other module", s.path, path)
 			}
 			for _, rule := range exclusive {
@@ -126,6 +126,41 @@ func TestImportsStayWhereTheyBelong(t *testing.T) {
 			}
 		}
 	}
+}
+
+// quoted finds the names of modules in docs/dependencies.md.
+var quoted = regexp.MustCompile("`([a-z0-9.-]+\\.[a-z]+/[^`]*)`")
+
+func TestDependenciesAreExplained(t *testing.T) {
+	var explained []string
+	for _, found := range quoted.FindAllStringSubmatch(read(t, "docs/dependencies.md"), -1) {
+		explained = append(explained, found[1])
+	}
+	used := map[string]bool{}
+	for _, s := range sources(t) {
+		for _, path := range s.imports() {
+			if !foreign(path) {
+				continue
+			}
+			at := slices.IndexFunc(explained, func(dep string) bool { return under(path, dep) })
+			if at < 0 {
+				t.Errorf("%s: imports %s, of which docs/dependencies.md says nothing", s.path, path)
+				continue
+			}
+			used[explained[at]] = true
+		}
+	}
+	for _, dep := range explained {
+		if !used[dep] {
+			t.Errorf("docs/dependencies.md explains %s, which nothing imports", dep)
+		}
+	}
+}
+
+// foreign says whether an import path is of another module.
+func foreign(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return strings.Contains(first, ".") && !under(path, module)
 }
 
 // under says whether an import path is prefix or below it.
