@@ -31,6 +31,7 @@ var commands = []struct {
 	{groupView, newGetCommand},
 	{groupResources, newApplyCommand},
 	{groupResources, newDeleteCommand},
+	{groupResources, newDrainCommand},
 	{groupLab, newLabCommand},
 	{groupOther, newExplainCommand},
 	{groupOther, newVersionCommand},
