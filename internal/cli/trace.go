@@ -31,10 +31,11 @@ state of the kernels on the way (routes by the kernel's own lookup, neighbours,
 links, settings), then send one and capture it on every interface. Each
 difference is a finding with its node and interface.
 
-A pod is named NAMESPACE/NAME, by NAME alone if that is unique, or by its
-address. Nothing is asked of the agents: the path is the kernels', also when
+A pod is named NAMESPACE/NAME, by its address, or by what is unique: NAME, or
+the beginning or end of NAME. Nothing is asked of the agents: the path is the kernels', also when
 agents are stopped. Needs root, as it enters the pods' namespaces.
 
+With -o wide the reply's path is shown too, and which frames were captured.
 Exit code 10 means that there are findings.`,
 		Example: `  ocicat trace devops/web-0 devops/web-1
   ocicat trace web-0 172.16.109.65 --no-send`,
@@ -175,19 +176,7 @@ func (w *world) taps(p trace.Prediction, from, to trace.Endpoint) []probe.Tap {
 
 func (g *globals) printTrace(w io.Writer, r traceResult) error {
 	fmt.Fprintf(w, "ICMP %s → %s   %s\n", r.From.Addr, r.To.Addr, g.verdict(r))
-	t := newTable("#", "WHERE", "SRC MAC", "DST MAC", "TTL", "DECISION")
-	for i, hop := range r.Prediction.Request {
-		where := hop.At.Node + " " + hop.Dev
-		if hop.At.Pod != "" {
-			where = "pod " + hop.Dev
-		}
-		decision := hop.Decision
-		if r.ReplyTTL > 0 && i == len(r.Prediction.Request)-1 {
-			decision += fmt.Sprintf("; reply seen ttl %d, rtt %s", r.ReplyTTL, r.RTT)
-		}
-		t.add(strconv.Itoa(i+1), where, hop.SrcMAC.String(), hop.DstMAC.String(), strconv.Itoa(hop.TTL), decision)
-	}
-	if err := t.write(w); err != nil {
+	if err := g.walkTable(r).write(w); err != nil {
 		return err
 	}
 	for _, f := range r.Findings {
@@ -200,6 +189,48 @@ func (g *globals) printTrace(w io.Writer, r traceResult) error {
 		fmt.Fprintf(w, "tunnel: none   mtu: %d end to end\n", r.Prediction.MTU)
 	}
 	return nil
+}
+
+// walkTable is one line for each hop: of the packet alone while all is well,
+// of the reply too where something is not, and with -o wide.
+func (g *globals) walkTable(r traceResult) *table {
+	wide := g.output == "wide"
+	hops := slices.Clone(r.Prediction.Request)
+	if wide || len(r.Findings) > 0 {
+		hops = append(hops, r.Prediction.Reply...)
+	}
+	header := []string{"#", "WHERE", "SRC MAC", "DST MAC", "TTL"}
+	if wide {
+		header = append(header, "SRC IP", "DST IP", "SEEN")
+	}
+	t := newTable(append(header, "DECISION")...)
+	for i, hop := range hops {
+		where := hop.At.Node + " " + hop.Dev
+		if hop.At.Pod != "" {
+			where = "pod " + hop.Dev
+		}
+		row := []string{strconv.Itoa(i + 1), where, hop.SrcMAC.String(), hop.DstMAC.String(), strconv.Itoa(hop.TTL)}
+		if wide {
+			row = append(row, hop.Src.String(), hop.Dst.String(), g.seen(r, hop.Frame))
+		}
+		decision := hop.Decision
+		if r.ReplyTTL > 0 && i == len(r.Prediction.Request)-1 {
+			decision += fmt.Sprintf("; reply seen ttl %d, rtt %s", r.ReplyTTL, r.RTT)
+		}
+		t.add(append(row, decision)...)
+	}
+	return t
+}
+
+// seen says whether a predicted frame was captured.
+func (g *globals) seen(r traceResult, f trace.Frame) string {
+	switch {
+	case !r.Sent:
+		return "–"
+	case slices.Contains(r.Captured, f):
+		return g.paint(good, "✓")
+	}
+	return g.paint(bad, "✗")
 }
 
 // verdict is the result in one phrase.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ocicat-net/ocicat/internal/admin"
@@ -23,6 +24,7 @@ type world struct {
 	places map[trace.Place]*os.File
 	addrs  []trace.Node
 	pods   []trace.Endpoint
+	whose  string // of whose pods it knows, in hints
 	close  func()
 }
 
@@ -89,6 +91,7 @@ func (w *world) addLab(name, root string) error {
 	if err != nil {
 		return err
 	}
+	w.whose = "Lab " + name
 	for _, n := range state.Topology.Nodes {
 		w.addrs = append(w.addrs, trace.Node{Name: n.Name, Addrs: []netip.Addr{n.Addr.Addr()}})
 		if err := w.add(trace.Place{Node: n.Name}, filepath.Join(netnsDir, name+"."+n.Name)); err != nil {
@@ -115,6 +118,7 @@ func (w *world) addThisNode(ctx context.Context, agent *admin.Client) error {
 		return err
 	}
 	node := report.Metadata.Name
+	w.whose = "This node, " + node + ","
 	if address, err := netip.ParsePrefix(report.Status.Address); err == nil {
 		w.addrs = append(w.addrs, trace.Node{Name: node, Addrs: []netip.Addr{address.Addr()}})
 	}
@@ -125,6 +129,7 @@ func (w *world) addThisNode(ctx context.Context, agent *admin.Client) error {
 	if err != nil {
 		return err
 	}
+	slices.SortFunc(endpoints, func(a, b admin.Endpoint) int { return a.Addr.Compare(b.Addr) })
 	for _, ep := range endpoints {
 		name := ep.Namespace + "/" + ep.Pod
 		if ep.Pod == "" {
@@ -142,41 +147,53 @@ func (w *world) addThisNode(ctx context.Context, agent *admin.Client) error {
 	return nil
 }
 
-// find returns the pod people mean: by namespace and name, by a name that is
-// unique, or by address.
+// find returns the pod people mean: by namespace and name, by address, by a
+// name that is unique, or by a unique beginning or end of one.
 func (w *world) find(word string) (trace.Endpoint, error) {
-	addr, byAddr := isAddr(word)
-	var matches []trace.Endpoint
-	var names []string
-	for _, p := range w.pods {
-		names = append(names, p.Pod)
-		_, short, _ := strings.Cut(p.Pod, "/")
-		if p.Pod == word || short == word || (byAddr && p.Addr == addr) {
-			matches = append(matches, p)
-		}
+	matches := w.matching(func(p trace.Endpoint, short string) bool {
+		addr, byAddr := isAddr(word)
+		return p.Pod == word || short == word || (byAddr && p.Addr == addr)
+	})
+	if len(matches) == 0 && word != "" {
+		matches = w.matching(func(_ trace.Endpoint, short string) bool {
+			return strings.HasPrefix(short, word) || strings.HasSuffix(short, word)
+		})
 	}
 	switch {
 	case len(matches) == 1:
 		return matches[0], nil
 	case len(matches) > 1:
-		var same []string
-		for _, p := range matches {
-			same = append(same, p.Pod)
-		}
-		return trace.Endpoint{}, usageError{fault.Hint(fault.New(fault.Invalid, "pod %q: %d pods have this name", word, len(matches)), "Which one: %s?", enough(same))}
+		err := fault.New(fault.Invalid, "pod %q: %d pods fit", word, len(matches))
+		return trace.Endpoint{}, usageError{fault.Hint(err, "Which one: %s?", podNames(matches))}
 	}
 	err := fault.New(fault.NotFound, "pod %q: not found", word)
-	if len(names) == 0 {
-		return trace.Endpoint{}, fault.Hint(err, "No pod is attached.")
+	if len(w.pods) == 0 {
+		return trace.Endpoint{}, fault.Hint(err, "%s has no pods.", w.whose)
 	}
-	return trace.Endpoint{}, fault.Hint(err, "Pods are %s.", enough(names))
+	return trace.Endpoint{}, fault.Hint(err, "%s has %s.", w.whose, podNames(w.pods))
 }
 
-// enough joins names, of very many only the first.
-func enough(names []string) string {
-	const most = 20
-	if len(names) <= most {
-		return joined(names)
+// matching are the pods that match; short is a pod's name without namespace.
+func (w *world) matching(match func(p trace.Endpoint, short string) bool) []trace.Endpoint {
+	var list []trace.Endpoint
+	for _, p := range w.pods {
+		_, short, _ := strings.Cut(p.Pod, "/")
+		if match(p, short) {
+			list = append(list, p)
+		}
 	}
-	return fmt.Sprintf("%s and %d more", joined(names[:most]), len(names)-most)
+	return list
+}
+
+// podNames joins the pods' names, of very many only the first.
+func podNames(pods []trace.Endpoint) string {
+	const most = 20
+	var names []string
+	for i, p := range pods {
+		if i == most {
+			return fmt.Sprintf("%s and %d more", joined(names), len(pods)-most)
+		}
+		names = append(names, p.Pod)
+	}
+	return joined(names)
 }

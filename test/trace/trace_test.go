@@ -137,19 +137,20 @@ func TestHealthyPaths(t *testing.T) {
 	}
 }
 
-// A pod can be named in three ways; a wrong name says which there are.
+// A pod can be named in several ways; a wrong name says which there are.
 func TestNames(t *testing.T) {
 	l := labtest.Up(t, 1, []lab.PodSpec{
 		{Namespace: "shop", Name: "web-0", Node: master},
 		{Namespace: "shop", Name: "web-1", Node: master},
 		{Namespace: "blog", Name: "web-1", Node: master},
 	}, nil)
-	for _, name := range []string{"shop/web-0", "web-0", "172.16.196.1"} {
+	for _, name := range []string{"shop/web-0", "web-0", "0", "172.16.196.1"} {
 		r := healthy(t, l, name, "shop/web-1")
 		if r.From.Pod != "shop/web-0" || r.From.Node != master || r.From.HostIf == "" || r.From.IfName != "eth0" {
 			t.Errorf("%s is taken for %+v", name, r.From)
 		}
 	}
+	has := "Lab " + l.Name() + " has shop/web-0, shop/web-1, blog/web-1.\n"
 	invalid := cli.ExitUsage
 	notFound := fault.NotFound.ExitCode()
 	for _, test := range []struct {
@@ -157,9 +158,10 @@ func TestNames(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"trace", "web-0", "web-9"}, notFound, "ocicat: error: pod \"web-9\": not found\nocicat: hint: Pods are shop/web-0, shop/web-1, blog/web-1.\n"},
-		{[]string{"trace", "10.0.0.1", "web-0"}, notFound, "ocicat: error: pod \"10.0.0.1\": not found\nocicat: hint: Pods are shop/web-0, shop/web-1, blog/web-1.\n"},
-		{[]string{"trace", "web-0", "web-1"}, invalid, "ocicat: error: pod \"web-1\": 2 pods have this name\nocicat: hint: Which one: shop/web-1, blog/web-1?\n"},
+		{[]string{"trace", "web-0", "web-9"}, notFound, "ocicat: error: pod \"web-9\": not found\nocicat: hint: " + has},
+		{[]string{"trace", "10.0.0.1", "web-0"}, notFound, "ocicat: error: pod \"10.0.0.1\": not found\nocicat: hint: " + has},
+		{[]string{"trace", "web-0", "web-1"}, invalid, "ocicat: error: pod \"web-1\": 2 pods fit\nocicat: hint: Which one: shop/web-1, blog/web-1?\n"},
+		{[]string{"trace", "web-0", "web"}, invalid, "ocicat: error: pod \"web\": 3 pods fit\nocicat: hint: Which one: shop/web-0, shop/web-1, blog/web-1?\n"},
 		{[]string{"trace", "web-0", "172.16.196.1"}, invalid, "ocicat: error: web-0 and 172.16.196.1 are the same pod: want two\n"},
 		{[]string{"trace", "web-0"}, invalid, "ocicat: error: ocicat trace: accepts 2 arg(s), received 1\nocicat: hint: Usage: ocicat trace POD POD [flags]\n"},
 		{[]string{"trace", "web-0", "shop/web-1", "--pcap", "/nonexistent/x.pcap"}, fault.Invalid.ExitCode(), "ocicat: error: write captured frames: open /nonexistent/x.pcap: no such file or directory\nocicat: hint: Name a file that can be written with --pcap.\n"},
@@ -261,5 +263,30 @@ func killAgents(t *testing.T, l *labtest.Lab) {
 		if err := l.KillAgent(t.Context(), n.Name); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// On a node itself, without a lab in sight, its own pods can be traced, as on
+// any machine with an agent.
+func TestOnANode(t *testing.T) {
+	l := labtest.Up(t, 2, lab.ArticlePods(2), nil)
+	// Nothing of the lab but what a node has: its agent, and the datastore.
+	program := "env OCICAT_LAB_DIR=/nonexistent ETCD_ENDPOINTS=http://192.168.0.2:2379 " + filepath.Join(l.Bin, "ocicat") + " "
+	out := l.Node(node1, program+"trace jenkins-56b6774bb6-d8v8b 172.16.109.65")
+	if !strings.HasPrefix(out, "ICMP 172.16.109.66 → 172.16.109.65   predicted and observed agree\n") {
+		t.Error(out)
+	}
+	if out := l.Node(node1, program+"bgp routes"); strings.Count(out, "\n") != 2 || !strings.Contains(out, masterBlock) {
+		t.Errorf("bgp routes:\n%s", out)
+	}
+	if out := l.Node(node1, program+"status"); !strings.Contains(out, "2/2 nodes ready") || !strings.Contains(out, "No problems.") {
+		t.Errorf("status:\n%s", out)
+	}
+	var stderr bytes.Buffer
+	argv := append(strings.Fields(program), "trace", "jenkins-56b6774bb6-d8v8b", "172.16.196.1")
+	code, err := l.ExecNode(t.Context(), node1, argv, lab.Streams{Err: &stderr})
+	want := "ocicat: error: pod \"172.16.196.1\": not found\nocicat: hint: This node, k8s-node-1, has devops/busybox-77649b9c55-s7zfv, devops/jenkins-56b6774bb6-d8v8b.\n"
+	if err != nil || code != fault.NotFound.ExitCode() || stderr.String() != want {
+		t.Errorf("a pod of another node: exit %d, %v\n%s", code, err, stderr.String())
 	}
 }
