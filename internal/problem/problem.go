@@ -33,6 +33,7 @@ const (
 	DuplicateNode    Code = "OC4003"
 	RouteShadowed    Code = "OC4004"
 	KernelRefused    Code = "OC4005"
+	FilterMissing    Code = "OC4006"
 	UnknownObject    Code = "OC5002"
 	StoreAway        Code = "OC5003"
 	IdentityConflict Code = "OC5004"
@@ -65,6 +66,7 @@ var Table = []Entry{
 	{DuplicateNode, "node address used twice", "nodes %s and %s both have address %s: neither is peered with", "Correct the address of one of them (IP or IP_AUTODETECTION_METHOD)."},
 	{RouteShadowed, "route shadowed", "our route %s is hidden by a better one: %s", "Find who writes that route and stop it; ours is not changed."},
 	{KernelRefused, "kernel refused a write", "%s", "See the agent's log for the attempts; it keeps trying."},
+	{FilterMissing, "packet filter missing", "this kernel cannot hold the table inet ocicat: %s", "Give it nftables (nf_tables with family inet, nft_fib_inet). Until then the settings of the pods' links alone stand between pods and this node; docs/security.md says what they leave open."},
 	{UnknownObject, "stored object not understood", "%s: %s: ignored, the others go on", "Correct or delete the object; a newer version of Ocicat may have written it."},
 	{StoreAway, "datastore away", "the datastore does not answer: %s", "Pods keep their network and DEL works; new pods are served from the reserve. Bring the datastore back."},
 	{IdentityConflict, "node name used by another machine", "the heartbeat of node %s was written by another instance: %s", "Two machines use one node name, or the datastore was restored from a backup. Give each machine its own NODENAME."},
