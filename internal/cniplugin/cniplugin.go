@@ -5,8 +5,8 @@
 // answer in the runtime's terms. It holds no credentials, decides nothing
 // about the network and, apart from tombstones, changes nothing itself.
 //
-// It implements the CNI specification 1.1: ADD, DEL, STATUS and VERSION, with
-// results for 0.3.1, 0.4.0, 1.0.0 and 1.1.0.
+// It implements the CNI specification 1.1: ADD, DEL, CHECK, GC, STATUS and
+// VERSION, with results for 0.3.1, 0.4.0, 1.0.0 and 1.1.0.
 package cniplugin
 
 import (
@@ -69,10 +69,12 @@ func (r Runtime) run() (out []byte, version string, err error) {
 		out, err = r.add(conf, stdin)
 	case "DEL":
 		err = r.del(conf)
+	case "CHECK":
+		err = r.check(conf, stdin)
+	case "GC":
+		err = gc(conf, stdin)
 	case "STATUS":
 		err = status(conf)
-	default:
-		err = notYet(verb)
 	}
 	return out, conf.CNIVersion, err
 }
@@ -85,17 +87,7 @@ func knownVerb(verb string) error {
 		return fault.Hint(environment("CNI_COMMAND is not set"),
 			"ocicat-cni is a CNI plugin: a container runtime calls it. By hand, use cnitool.")
 	}
-	return environment("CNI_COMMAND %q is none of ADD, DEL, STATUS, VERSION", cniwire.Short(verb))
-}
-
-// notYet refuses what the specification has and we have not. Success would be
-// a lie: CHECK's says that the pod's network is in order.
-func notYet(verb string) error {
-	hint := `Set "disableCheck": true in the network's conflist.`
-	if verb == "GC" {
-		hint = `Nothing is lost: every DEL releases what its pod held. "disableGC": true in the conflist stops runtimes asking.`
-	}
-	return fault.Hint(fault.New(fault.Unsupported, "CNI_COMMAND %s is not implemented in this version", verb), "%s", hint)
+	return environment("CNI_COMMAND %q is none of ADD, DEL, CHECK, GC, STATUS, VERSION", cniwire.Short(verb))
 }
 
 func (r Runtime) add(conf conf, stdin []byte) ([]byte, error) {
@@ -135,6 +127,39 @@ func (r Runtime) del(conf conf) error {
 			"The runtime tries again by itself. Start ocicatd on this node, or free space in %s.", filepath.Dir(conf.Socket))
 	}
 	return nil
+}
+
+// check asks the agent to compare what it made with what stands.
+func (r Runtime) check(conf conf, stdin []byte) error {
+	id, err := r.id("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME")
+	if err != nil {
+		return err
+	}
+	req := cniwire.CheckRequest{ID: id, Network: conf.Name, NetNSPath: r.Getenv("CNI_NETNS")}
+	if req.Prev, err = parsePrev(stdin); err != nil {
+		return err
+	}
+	if err := (cniwire.Request{V: cniwire.Version, Check: &req}).Validate(); err != nil {
+		return err
+	}
+	if req.NetNS, err = openNetNS(req.NetNSPath); err != nil {
+		return err
+	}
+	defer req.NetNS.Close()
+	return conf.client().Check(req)
+}
+
+// gc passes on which attachments are to stay.
+func gc(conf conf, stdin []byte) error {
+	valid, err := parseValid(stdin)
+	if err != nil {
+		return err
+	}
+	req := cniwire.GCRequest{Network: conf.Name, Valid: valid}
+	if err := (cniwire.Request{V: cniwire.Version, GC: &req}).Validate(); err != nil {
+		return fault.New(fault.KindOf(err), "configuration: %s: %w", validKey, err)
+	}
+	return conf.client().GC(req)
 }
 
 func status(conf conf) error {

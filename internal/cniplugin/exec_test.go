@@ -133,14 +133,52 @@ func TestAgentsErrorReachesTheRuntime(t *testing.T) {
 	}
 }
 
-// TestUnimplementedVerbsSaySo: CHECK and GC of the specification.
-func TestUnimplementedVerbsSaySo(t *testing.T) {
+// TestCheckAndGC: what the agent is asked, and what it says reaches the
+// runtime.
+func TestCheckAndGC(t *testing.T) {
+	netns := "CNI_NETNS=" + nstest.New(t).Path()
 	agent := startAgent(t)
+	agent.keys = `,"prevResult":{"interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"172.16.196.1/32"},{"address":"2001:db8::1/64"}]},` +
+		`"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]`
 	for _, verb := range []string{"CHECK", "GC"} {
-		if got := agent.fails(t, verb, "1.1.0"); got.Code != 112 || got.Details == "" {
-			t.Errorf("%s = %+v, want code 112 with what to do", verb, got)
+		if out, code := agent.exec(t, verb, "1.1.0", netns); code != 0 || strings.TrimSpace(out) != "" {
+			t.Errorf("%s exits with %d: %s", verb, code, out)
 		}
 	}
+	want := []cniwire.CheckRequest{{
+		ID: cniwire.ID{ContainerID: "0123abcd", IfName: "eth0"}, Network: "k8s-pod-network", NetNSPath: strings.TrimPrefix(netns, "CNI_NETNS="),
+		Prev: cniwire.Prev{
+			Interfaces: []cniwire.PrevInterface{{Name: "eth0", InPod: true}},
+			Addresses:  []netip.Prefix{netip.MustParsePrefix("172.16.196.1/32"), netip.MustParsePrefix("2001:db8::1/64")},
+		},
+	}}
+	if diff := cmp.Diff(want, agent.checked(), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("the agent was asked to check (-want +got):\n%s", diff)
+	}
+	if out, code := agent.exec(t, "GC", "1.1.0", "CNI_CONTAINERID=", "CNI_IFNAME="); code != 0 {
+		t.Errorf("GC as libcni calls it exits with %d: %s", code, out)
+	}
+	agent.answer(fault.Hint(fault.New(fault.Conflict, "check devops/busybox: link eth0 in the pod is missing"), "Delete the pod."))
+	said := failure{"1.1.0", 110, "check devops/busybox: link eth0 in the pod is missing", "Delete the pod."}
+	if diff := cmp.Diff(said, agent.fails(t, "CHECK", "1.1.0", netns)); diff != "" {
+		t.Errorf("CHECK (-want +got):\n%s", diff)
+	}
+	agent.keys = ""
+	for verb, want := range map[string]string{"CHECK": "prevResult is missing", "GC": "cni.dev/valid-attachments is missing"} {
+		if got := agent.fails(t, verb, "1.1.0", netns); got.Code != 7 || !strings.Contains(got.Msg, want) || got.Details == "" {
+			t.Errorf("%s = %+v, want code 7 …%s…", verb, got, want)
+		}
+	}
+	agent.keys = `,"prevResult":{}`
+	for _, path := range []string{"", "/run/netns/absent", "/proc/self/ns/net"} {
+		if got := agent.fails(t, "CHECK", "1.1.0", "CNI_NETNS="+path); got.Code != 4 {
+			t.Errorf("CHECK with CNI_NETNS=%q = %+v, want code 4", path, got)
+		}
+	}
+}
+
+func TestUnknownVerbsSaySo(t *testing.T) {
+	agent := startAgent(t)
 	for _, verb := range []string{"", "add", "FETCH"} {
 		if got := agent.fails(t, verb, "1.1.0"); got.Code != 4 || !strings.Contains(got.Msg, "CNI_COMMAND") {
 			t.Errorf("%q = %+v, want code 4", verb, got)
@@ -196,7 +234,7 @@ func TestHugeStdin(t *testing.T) {
 func TestAgentDown(t *testing.T) {
 	ns := nstest.New(t)
 	run := t.TempDir()
-	dead := &agent{socket: filepath.Join(run, "cni.sock")}
+	dead := &agent{socket: filepath.Join(run, "cni.sock"), keys: `,"cni.dev/valid-attachments":[]`}
 	for _, state := range []string{"never started", "killed"} {
 		if state == "killed" {
 			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead.socket, Net: "unix"})
@@ -209,6 +247,13 @@ func TestAgentDown(t *testing.T) {
 		begin := time.Now()
 		if got := dead.fails(t, "ADD", "1.1.0", "CNI_NETNS="+ns.Path()); got.Code != 11 || !strings.HasPrefix(got.Msg, "agent not running on this node") || got.Details == "" {
 			t.Errorf("%s: ADD = %+v, want code 11", state, got)
+		}
+		if got := dead.fails(t, "GC", "1.1.0"); got.Code != 11 {
+			t.Errorf("%s: GC = %+v, want code 11", state, got)
+		}
+		withPrev := &agent{socket: dead.socket, keys: `,"prevResult":{}`}
+		if got := withPrev.fails(t, "CHECK", "1.1.0", "CNI_NETNS="+ns.Path()); got.Code != 11 {
+			t.Errorf("%s: CHECK = %+v, want code 11", state, got)
 		}
 		if got := dead.fails(t, "STATUS", "1.1.0"); got.Code != 50 {
 			t.Errorf("%s: STATUS = %+v, want code 50", state, got)
@@ -333,6 +378,9 @@ type agent struct {
 	err  error // what every call answers
 	adds []cniwire.AddRequest
 	dels []cniwire.DelRequest
+
+	checks []cniwire.CheckRequest
+	gcs    []cniwire.GCRequest
 }
 
 func startAgent(t testing.TB) *agent {
@@ -374,6 +422,21 @@ func (a *agent) Del(_ context.Context, req cniwire.DelRequest) error {
 	return a.err
 }
 
+func (a *agent) Check(_ context.Context, req cniwire.CheckRequest) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	req.NetNS = nil
+	a.checks = append(a.checks, req)
+	return a.err
+}
+
+func (a *agent) GC(_ context.Context, req cniwire.GCRequest) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gcs = append(a.gcs, req)
+	return a.err
+}
+
 func (a *agent) Status(context.Context, cniwire.StatusRequest) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -390,6 +453,18 @@ func (a *agent) added() []cniwire.AddRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.adds
+}
+
+func (a *agent) checked() []cniwire.CheckRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.checks
+}
+
+func (a *agent) collected() []cniwire.GCRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.gcs
 }
 
 func (a *agent) deleted() []cniwire.DelRequest {

@@ -122,6 +122,59 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// TestBadKnowledge: what CHECK and GC are told must be usable as a whole, or
+// nothing is done.
+func TestBadKnowledge(t *testing.T) {
+	for _, test := range []struct {
+		name, keys string
+		code       uint
+		want       string
+	}{
+		{"prevResult missing", `"x":1`, 7, "prevResult is missing"},
+		{"prevResult null", `"prevResult":null`, 7, "prevResult is missing"},
+		{"prevResult a list", `"prevResult":[]`, 6, "prevResult is a JSON array, want an object"},
+		{"prevResult's address no prefix", `"prevResult":{"ips":[{"address":"10.0.0.1"}]}`, 7, `prevResult.ips: address 0, "10.0.0.1", is not an address with its mask`},
+		{"list missing", `"x":1`, 7, "cni.dev/valid-attachments is missing"},
+		{"list an object", `"cni.dev/valid-attachments":{}`, 6, "cni.dev/valid-attachments: "},
+		{"list of strings", `"cni.dev/valid-attachments":["a"]`, 6, "cni.dev/valid-attachments: "},
+		{"list with a hole", `"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"},null]`, 7, "valid attachment 1: container id is empty"},
+		{"list with a path", `"cni.dev/valid-attachments":[{"containerID":"a","ifname":"../x"}]`, 7, "valid attachment 0: interface name"},
+	} {
+		var err error
+		if strings.HasPrefix(test.name, "prev") {
+			_, err = parsePrev([]byte(with(test.keys)))
+		} else {
+			err = gc(conf{Name: "n", Socket: "/nobody"}, []byte(with(test.keys)))
+		}
+		if err == nil || !strings.Contains(err.Error(), test.want) || cniwire.CodeOf(err) != test.code {
+			t.Errorf("%s: %v (code %d)\nwant …%s… (code %d)", test.name, err, cniwire.CodeOf(err), test.want, test.code)
+		}
+	}
+	valid, err := parseValid([]byte(with(`"cni.dev/attachments":[{"containerID":"a","ifname":"eth0"}]`)))
+	if err != nil || len(valid) != 1 || valid[0].String() != "a/eth0" {
+		t.Errorf("list under its old name: %v, %v", valid, err)
+	}
+}
+
+// FuzzKnown feeds what CHECK and GC are told: a refusal is never called ours.
+func FuzzKnown(f *testing.F) {
+	f.Add(with(`"prevResult":{"cniVersion":"0.4.0","interfaces":[{"name":"cali1","mac":"ee:ee:ee:ee:ee:ee"},{"name":"eth0","sandbox":"/x"}],"ips":[{"version":"4","interface":1,"address":"172.16.196.1/32"}]}`))
+	f.Add(with(`"cni.dev/valid-attachments":[{"containerID":"0123abcd","ifname":"eth0"}],"cni.dev/attachments":[]`))
+	f.Add(with(`"cni.dev/valid-attachments":null,"prevResult":null`))
+	f.Fuzz(func(t *testing.T, stdin string) {
+		if _, err := parsePrev([]byte(stdin)); err != nil && fault.KindOf(err) == fault.Internal {
+			t.Errorf("bad prevResult is called internal: %v", err)
+		}
+		valid, err := parseValid([]byte(stdin))
+		if err != nil && fault.KindOf(err) == fault.Internal {
+			t.Errorf("bad list is called internal: %v", err)
+		}
+		if err == nil && valid == nil {
+			t.Error("no list was taken for an empty one")
+		}
+	})
+}
+
 // FuzzInput feeds configuration and environment. What is accepted must be a
 // request the agent accepts, and every refusal must be printable.
 func FuzzInput(f *testing.F) {
@@ -141,7 +194,7 @@ func FuzzInput(f *testing.F) {
 			}
 			return
 		}
-		if err := (cniwire.Request{V: cniwire.Version, Add: &req}).Check(); err != nil {
+		if err := (cniwire.Request{V: cniwire.Version, Add: &req}).Validate(); err != nil {
 			t.Errorf("accepted here, but the agent: %v", err)
 		}
 	})

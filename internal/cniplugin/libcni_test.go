@@ -7,6 +7,7 @@ import (
 	"debug/elf"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/nstest"
 )
 
@@ -76,8 +78,17 @@ func TestLibcni(t *testing.T) {
 		if req.MAC != "0e:1c:2c:f6:2a:f9" || len(req.IPs) != 1 || len(req.Pools) != 1 || req.Pod.Name != "busybox" {
 			t.Errorf("%q: capabilities and arguments did not arrive: %+v", version, req)
 		}
-		if err := cni.CheckNetworkList(ctx, list, rt); err != nil && !(effective == "0.3.1" && errors.Is(err, libcni.ErrorCheckNotSupp)) {
+		err = cni.CheckNetworkList(ctx, list, rt)
+		if noCheck := errors.Is(err, libcni.ErrorCheckNotSupp); noCheck != (effective == "0.3.1") || err != nil && !noCheck {
 			t.Errorf("%q: CHECK: %v", version, err)
+		}
+		for _, got := range agent.checked() {
+			if diff := cmp.Diff(prev(effective), got.Prev, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+				t.Errorf("%q: prevResult (-want +got):\n%s", version, diff)
+			}
+		}
+		if effective != "0.3.1" && len(agent.checked()) != 1 {
+			t.Errorf("%q: the agent was asked %d times to check", version, len(agent.checked()))
 		}
 		if err := cni.GetStatusNetworkList(ctx, list); err != nil {
 			t.Errorf("%q: STATUS: %v", version, err)
@@ -93,8 +104,21 @@ func TestLibcni(t *testing.T) {
 	}
 }
 
-// TestLibcniGC: libcni deletes what is stale by itself, then reports that the
-// plugin has no GC yet.
+// prev is what an agent is to compare of the test's result: an MTU is told from
+// 1.1.0 on.
+func prev(version string) cniwire.Prev {
+	mtu := 0
+	if version == "1.1.0" {
+		mtu = 1500
+	}
+	return cniwire.Prev{
+		Interfaces: []cniwire.PrevInterface{{Name: "cali1dadcdd5b31", MAC: "ee:ee:ee:ee:ee:ee", MTU: mtu}, {Name: "eth0", MAC: "0e:1c:2c:f6:2a:f9", MTU: mtu, InPod: true}},
+		Addresses:  []netip.Prefix{netip.MustParsePrefix("172.16.196.1/32")},
+	}
+}
+
+// TestLibcniGC: libcni deletes what is stale in its cache by itself, then says
+// what stays; no list, as Go prints an empty one, is nothing.
 func TestLibcniGC(t *testing.T) {
 	agent := startAgent(t)
 	list, err := libcni.ConfListFromBytes(conflist(t, "", agent.socket))
@@ -105,9 +129,18 @@ func TestLibcniGC(t *testing.T) {
 	if _, err := cni.AddNetworkList(t.Context(), list, runtimeConf(nstest.New(t).Path())); err != nil {
 		t.Fatal(err)
 	}
-	err = cni.GCNetworkList(t.Context(), list, &libcni.GCArgs{})
-	if err == nil || !strings.Contains(err.Error(), "GC is not implemented in this version") {
-		t.Errorf("GC = %v", err)
+	stays := types.GCAttachment{ContainerID: "ffff", IfName: "net1"}
+	for _, valid := range [][]types.GCAttachment{{stays}, nil} {
+		if err := cni.GCNetworkList(t.Context(), list, &libcni.GCArgs{ValidAttachments: valid}); err != nil {
+			t.Errorf("GC: %v", err)
+		}
+	}
+	want := []cniwire.GCRequest{{Network: "k8s-pod-network", Valid: []cniwire.ID{{ContainerID: "ffff", IfName: "net1"}}}, {Network: "k8s-pod-network", Valid: []cniwire.ID{}}}
+	if diff := cmp.Diff(want, agent.collected()); diff != "" {
+		t.Errorf("the agent was asked (-want +got):\n%s", diff)
+	}
+	if err := cni.GCNetworkList(t.Context(), list, nil); err == nil || !strings.Contains(err.Error(), "cni.dev/valid-attachments is missing") {
+		t.Errorf("GC without a list = %v", err)
 	}
 	if dels := agent.deleted(); len(dels) != 1 || dels[0].ContainerID != "0123abcd" {
 		t.Errorf("stale attachment was not deleted: %v", dels)
@@ -157,7 +190,12 @@ func TestCnitool(t *testing.T) {
 		if err := json.Unmarshal([]byte(tool("add")), &result); err != nil || result.CNIVersion != version || result.IPs[0].Address != "172.16.196.1/32" {
 			t.Errorf("cnitool add: %+v, %v", result, err)
 		}
-		tool("status")
+		if version != "0.3.1" {
+			tool("check")
+		}
+		if version == "1.1.0" {
+			tool("status")
+		}
 		tool("del")
 		tool("del")
 	}
@@ -176,6 +214,9 @@ func TestShippedConflist(t *testing.T) {
 	}
 	if err := json.Unmarshal(text, &list); err != nil {
 		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "disable") {
+		t.Error("the conflist disables a command")
 	}
 	if list.CNIVersion != "1.0.0" || !slices.Equal(list.CNIVersions, []string{"1.0.0", "1.1.0"}) || list.Name != "k8s-pod-network" {
 		t.Errorf("conflist says %+v", list)

@@ -63,7 +63,7 @@ func (r Runtime) request(conf conf, stdin []byte) (cniwire.AddRequest, error) {
 	if len(req.Pools) == 0 {
 		req.Pools = add.IPAM.Pools
 	}
-	return req, cniwire.Request{V: cniwire.Version, Add: &req}.Check()
+	return req, cniwire.Request{V: cniwire.Version, Add: &req}.Validate()
 }
 
 func checkAnnotations(notes map[string]string) error {

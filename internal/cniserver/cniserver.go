@@ -42,6 +42,12 @@ type Handler interface {
 	Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddResult, error)
 	// Del detaches; that nothing is attached is no error.
 	Del(ctx context.Context, req cniwire.DelRequest) error
+	// Check says how the attachment differs from what Add made of it, and
+	// changes nothing. The server closes req.NetNS when Check returns.
+	Check(ctx context.Context, req cniwire.CheckRequest) error
+	// GC detaches what req does not list of its network. The runtime keeps
+	// ADD and DEL out meanwhile (specification 1.1).
+	GC(ctx context.Context, req cniwire.GCRequest) error
 	// Status says why an Add would not succeed. Unless the error has a code,
 	// it travels as code 50.
 	Status(ctx context.Context, req cniwire.StatusRequest) error
@@ -127,7 +133,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	}
 	var answer cniwire.Answer
 	if err == nil {
-		answer.Add, err = s.handle(ctx, conn, req, netns)
+		answer.Add, err = s.handle(ctx, conn, req)
 	}
 	if errors.Is(err, errGone) {
 		s.log.Debug("request dropped", "verb", req.Verb(), "id", req.ID(), "reason", err)
@@ -147,24 +153,27 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	}
 }
 
-// admit checks what DecodeRequest cannot: the descriptor.
+// admit checks what DecodeRequest cannot: the descriptor, and puts it where it
+// belongs.
 func admit(req cniwire.Request, netns *os.File) error {
+	place, path := req.NetNS()
 	switch {
-	case req.Add == nil && netns != nil:
+	case place == nil && netns != nil:
 		return fault.New(fault.Invalid, "a %s request carries a file descriptor", req.Verb())
-	case req.Add == nil:
+	case place == nil:
 		return nil
 	case netns == nil:
-		return fault.New(fault.Invalid, "an ADD request carries no network namespace")
+		return fault.New(fault.Invalid, "the %s request carries no network namespace", req.Verb())
 	}
 	if err := cniwire.CheckNetNS(int(netns.Fd())); err != nil {
-		return fmt.Errorf("network namespace %s %w", cniwire.Short(req.Add.NetNSPath), err)
+		return fmt.Errorf("network namespace %s %w", cniwire.Short(path), err)
 	}
+	*place = netns
 	return nil
 }
 
 // handle waits for the request's turn and calls the handler.
-func (s *Server) handle(ctx context.Context, conn *net.UnixConn, req cniwire.Request, netns *os.File) (*cniwire.AddResult, error) {
+func (s *Server) handle(ctx context.Context, conn *net.UnixConn, req cniwire.Request) (*cniwire.AddResult, error) {
 	now := cniwire.Now()
 	deadline := min(max(req.Deadline, now), now+maxDeadline.Nanoseconds())
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(deadline-now), errLate)
@@ -173,7 +182,7 @@ func (s *Server) handle(ctx context.Context, conn *net.UnixConn, req cniwire.Req
 	defer gone(nil)
 	go watch(conn, gone)
 
-	if req.Status == nil {
+	if req.Status == nil { // all GCs have one turn, that of the zero ID
 		done, err := s.turns.take(ctx, req.ID())
 		if err != nil {
 			return nil, ended(ctx)
@@ -183,7 +192,7 @@ func (s *Server) handle(ctx context.Context, conn *net.UnixConn, req cniwire.Req
 	if ctx.Err() != nil {
 		return nil, ended(ctx)
 	}
-	result, err := s.call(ctx, req, netns)
+	result, err := s.call(ctx, req)
 	if err != nil && ctx.Err() != nil {
 		return nil, ended(ctx)
 	}
@@ -199,7 +208,7 @@ func ended(ctx context.Context) error {
 }
 
 // call is the one place that enters the handler; a panic there is an answer.
-func (s *Server) call(ctx context.Context, req cniwire.Request, netns *os.File) (result *cniwire.AddResult, err error) {
+func (s *Server) call(ctx context.Context, req cniwire.Request) (result *cniwire.AddResult, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			result, err = nil, s.crashed(req, p)
@@ -207,11 +216,14 @@ func (s *Server) call(ctx context.Context, req cniwire.Request, netns *os.File) 
 	}()
 	switch {
 	case req.Add != nil:
-		req.Add.NetNS = netns
 		r, err := s.handler.Add(ctx, *req.Add)
 		return &r, err
 	case req.Del != nil:
 		return nil, s.handler.Del(ctx, *req.Del)
+	case req.Check != nil:
+		return nil, s.handler.Check(ctx, *req.Check)
+	case req.GC != nil:
+		return nil, s.handler.GC(ctx, *req.GC)
 	}
 	return nil, statusCode(s.handler.Status(ctx, *req.Status))
 }

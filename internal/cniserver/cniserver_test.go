@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/ocicat-net/ocicat/internal/cniwire"
@@ -28,10 +29,21 @@ const patience = 10 * time.Second
 func TestRequestsReachTheHandlerAndAnswersComeBack(t *testing.T) {
 	ns := nstest.New(t)
 	seen := make(chan uint64, 1)
-	h := &handler{add: func(_ context.Context, req cniwire.AddRequest) (cniwire.AddResult, error) {
-		seen <- inode(t, req.NetNS)
-		return cniwire.AddResult{HostIf: "cali" + req.ContainerID, MTU: 1450}, nil
-	}}
+	kept := make(chan []cniwire.ID, 1)
+	h := &handler{
+		add: func(_ context.Context, req cniwire.AddRequest) (cniwire.AddResult, error) {
+			seen <- inode(t, req.NetNS)
+			return cniwire.AddResult{HostIf: "cali" + req.ContainerID, MTU: 1450}, nil
+		},
+		check: func(_ context.Context, req cniwire.CheckRequest) error {
+			seen <- inode(t, req.NetNS)
+			return nil
+		},
+		gc: func(_ context.Context, req cniwire.GCRequest) error {
+			kept <- req.Valid
+			return nil
+		},
+	}
 	client := start(t, h)
 	result, err := client.Add(addRequest(ns, "a"))
 	if err != nil || result.HostIf != "calia" || result.MTU != 1450 {
@@ -40,8 +52,24 @@ func TestRequestsReachTheHandlerAndAnswersComeBack(t *testing.T) {
 	if got, want := receive(t, seen), inode(t, ns.File()); got != want {
 		t.Errorf("handler got namespace %d, want %d", got, want)
 	}
+	if err := client.Check(checkRequest(ns, "a")); err != nil {
+		t.Error(err)
+	}
+	if got, want := receive(t, seen), inode(t, ns.File()); got != want {
+		t.Errorf("handler got namespace %d to check, want %d", got, want)
+	}
 	if err := client.Del(delRequest("a")); err != nil {
 		t.Error(err)
+	}
+	gc := cniwire.GCRequest{Network: "n"}
+	for i := range 1000 { // more than fit one read
+		gc.Valid = append(gc.Valid, cniwire.ID{ContainerID: fmt.Sprintf("%064d", i), IfName: "eth0"})
+	}
+	if err := client.GC(gc); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(gc.Valid, receive(t, kept)); diff != "" {
+		t.Errorf("list of the GC (-want +got):\n%s", diff)
 	}
 	if err := client.Status(cniwire.StatusRequest{Network: "n"}); err != nil {
 		t.Error(err)
@@ -245,6 +273,8 @@ func TestHundredsAtOnce(t *testing.T) {
 type handler struct {
 	add    func(context.Context, cniwire.AddRequest) (cniwire.AddResult, error)
 	del    func(context.Context, cniwire.DelRequest) error
+	check  func(context.Context, cniwire.CheckRequest) error
+	gc     func(context.Context, cniwire.GCRequest) error
 	status func(context.Context) error
 }
 
@@ -260,6 +290,20 @@ func (h *handler) Del(ctx context.Context, req cniwire.DelRequest) error {
 		return nil
 	}
 	return h.del(ctx, req)
+}
+
+func (h *handler) Check(ctx context.Context, req cniwire.CheckRequest) error {
+	if h.check == nil {
+		return nil
+	}
+	return h.check(ctx, req)
+}
+
+func (h *handler) GC(ctx context.Context, req cniwire.GCRequest) error {
+	if h.gc == nil {
+		return nil
+	}
+	return h.gc(ctx, req)
 }
 
 func (h *handler) Status(ctx context.Context, _ cniwire.StatusRequest) error {
@@ -302,6 +346,10 @@ func run(t testing.TB, path string, h Handler) (stop func()) {
 
 func addRequest(ns *nstest.NS, container string) cniwire.AddRequest {
 	return cniwire.AddRequest{ID: cniwire.ID{ContainerID: container, IfName: "eth0"}, Network: "n", NetNSPath: ns.Path(), NetNS: ns.File()}
+}
+
+func checkRequest(ns *nstest.NS, container string) cniwire.CheckRequest {
+	return cniwire.CheckRequest{ID: cniwire.ID{ContainerID: container, IfName: "eth0"}, Network: "n", NetNSPath: ns.Path(), NetNS: ns.File()}
 }
 
 func delRequest(container string) cniwire.DelRequest {

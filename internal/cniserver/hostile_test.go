@@ -39,10 +39,14 @@ func TestHostileRequestsAreRefused(t *testing.T) {
 			return cniwire.AddResult{}, nil
 		},
 		del:    func(context.Context, cniwire.DelRequest) error { unserved(); return nil },
+		check:  func(context.Context, cniwire.CheckRequest) error { unserved(); return nil },
+		gc:     func(context.Context, cniwire.GCRequest) error { unserved(); return nil },
 		status: func(context.Context) error { unserved(); return nil },
 	})
 	before := descriptors(t)
 	add := encoded(t, cniwire.Request{V: 1, Deadline: later(), Add: new(addRequest(ns, "a"))})
+	check := encoded(t, cniwire.Request{V: 1, Deadline: later(), Check: new(checkRequest(ns, "a"))})
+	gc := encoded(t, cniwire.Request{V: 1, Deadline: later(), GC: &cniwire.GCRequest{Network: "n"}})
 	del := encoded(t, cniwire.Request{V: 1, Deadline: later(), Del: new(delRequest("a"))})
 	for _, attack := range []struct {
 		name, want string
@@ -55,6 +59,9 @@ func TestHostileRequestsAreRefused(t *testing.T) {
 		{"a plain file", "is not a namespace", add, []int{int(plain.Fd())}},
 		{"the host's namespace", "is the host's own network namespace", add, []int{int(host.Fd())}},
 		{"a descriptor with DEL", "carries a file descriptor", del, []int{ns.FD()}},
+		{"CHECK without descriptor", "carries no network namespace", check, nil},
+		{"CHECK of the host's namespace", "is the host's own network namespace", check, []int{int(host.Fd())}},
+		{"a descriptor with GC", "carries a file descriptor", gc, []int{ns.FD()}},
 		{"no JSON", "decode frame", framed("{"), nil},
 		{"no JSON and a descriptor", "decode frame", framed("{"), []int{ns.FD()}},
 		{"length beyond bounds", "frame announces", binary.BigEndian.AppendUint32(nil, 1<<30), nil},
@@ -132,6 +139,8 @@ func FuzzRead(f *testing.F) {
 	f.Add(framed(`{"v":1,"deadline":9223372036854775807,"status":{"network":"n"}}`), 3)
 	f.Add(framed(`{"v":1,"deadline":-9223372036854775808,"del":{"containerID":"a","ifName":"eth0","network":"n"}}`), 5)
 	f.Add(framed(`{"v":1,"deadline":1,"add":{"containerID":"a","ifName":"eth0","network":"n"}}`), 0)
+	f.Add(framed(`{"v":1,"deadline":1,"check":{"containerID":"a","ifName":"eth0","network":"n","prev":{"addresses":["172.16.196.1/32"]}}}`), 9)
+	f.Add(framed(`{"v":1,"deadline":1,"gc":{"network":"n","valid":[{"containerID":"a","ifName":"eth0"}]}}`), 4)
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(f.TempDir(), "sock"), Net: "unix"})
 	if err != nil {
 		f.Fatal(err)
@@ -157,8 +166,8 @@ func FuzzRead(f *testing.F) {
 		if netns != nil {
 			netns.Close()
 		}
-		if err == nil && req.Check() != nil {
-			t.Errorf("read, but %v", req.Check())
+		if err == nil && req.Validate() != nil {
+			t.Errorf("read, but %v", req.Validate())
 		}
 	})
 }

@@ -46,6 +46,19 @@ func (c Client) Del(req DelRequest) error {
 	return err
 }
 
+// Check asks whether the attachment still is as Add made it; errors as for
+// Add.
+func (c Client) Check(req CheckRequest) error {
+	_, err := c.ask(Request{Check: &req})
+	return err
+}
+
+// GC detaches what the request does not list; errors as for Add.
+func (c Client) GC(req GCRequest) error {
+	_, err := c.ask(Request{GC: &req})
+	return err
+}
+
 // Status asks whether an Add would succeed; errors as for Add.
 func (c Client) Status(req StatusRequest) error {
 	_, err := c.ask(Request{Status: &req})
@@ -65,8 +78,8 @@ func (c Client) ask(req Request) (Answer, error) {
 	}
 	defer conn.close()
 	var netns *os.File
-	if req.Add != nil {
-		netns = req.Add.NetNS
+	if place, _ := req.NetNS(); place != nil {
+		netns = *place
 	}
 	// A server that refuses a request may answer and close before it has read
 	// it: the answer says more than the failed send.

@@ -3,8 +3,8 @@
 // Package cniwire is the protocol between the CNI plugin and the agent: one
 // request and one answer over a unix stream socket, each a frame of a 4-byte
 // big-endian length and that many bytes of JSON. The pod's network namespace
-// travels with an Add's first byte as a file descriptor (SCM_RIGHTS), so that
-// the agent needs no path to it.
+// travels with an Add's or Check's first byte as a file descriptor
+// (SCM_RIGHTS), so that the agent needs no path to it.
 //
 // Both sides link it, and the plugin is exec'ed for every pod: it depends on
 // neither package net nor anything above it. It must not know how an agent
@@ -20,8 +20,9 @@ import (
 // must not overlook raises it; other fields may be added under the same one.
 const Version = 1
 
-// MaxFrame bounds the JSON of one frame, in bytes.
-const MaxFrame = 64 << 10
+// MaxFrame bounds the JSON of one frame, in bytes: a GC lists all attachments
+// of a node.
+const MaxFrame = 1 << 20
 
 // ID names one attachment: the pair the CNI specification keys everything by.
 type ID struct {
@@ -89,13 +90,43 @@ type DelRequest struct {
 	NetNSPath string `json:"netns,omitempty"` // for the record; often empty or stale
 }
 
+// CheckRequest asks whether what an Add made still stands.
+type CheckRequest struct {
+	ID
+	Network   string   `json:"network"`
+	NetNSPath string   `json:"netns"` // for the record
+	NetNS     *os.File `json:"-"`     // as an AddRequest's
+	// Prev is what the runtime was told, by us and by plugins after us.
+	Prev Prev `json:"prev"`
+}
+
+// Prev is a runtime's prevResult as far as Check compares it.
+type Prev struct {
+	Interfaces []PrevInterface `json:"interfaces,omitempty"`
+	Addresses  []netip.Prefix  `json:"addresses,omitempty"`
+}
+
+// PrevInterface is one interface of a prevResult.
+type PrevInterface struct {
+	Name  string `json:"name"`
+	MAC   string `json:"mac,omitempty"`   // "" when it was not told
+	MTU   int    `json:"mtu,omitempty"`   // bytes; 0 when it was not told
+	InPod bool   `json:"inPod,omitempty"` // it has a sandbox
+}
+
+// GCRequest asks to detach every attachment of Network but those in Valid.
+type GCRequest struct {
+	Network string `json:"network"`
+	Valid   []ID   `json:"valid"`
+}
+
 // StatusRequest asks whether an Add would succeed.
 type StatusRequest struct {
 	Network string `json:"network"`
 }
 
-// Request is one frame from plugin to agent: exactly one of Add, Del and
-// Status is set.
+// Request is one frame from plugin to agent: exactly one of Add, Del, Check,
+// GC and Status is set.
 type Request struct {
 	V int `json:"v"`
 	// Deadline is when the plugin gives up, in nanoseconds of
@@ -104,6 +135,8 @@ type Request struct {
 	Deadline int64          `json:"deadline"`
 	Add      *AddRequest    `json:"add,omitempty"`
 	Del      *DelRequest    `json:"del,omitempty"`
+	Check    *CheckRequest  `json:"check,omitempty"`
+	GC       *GCRequest     `json:"gc,omitempty"`
 	Status   *StatusRequest `json:"status,omitempty"`
 }
 
@@ -115,24 +148,43 @@ type Answer struct {
 	Error *Error     `json:"error,omitempty"`
 }
 
-// ID is the attachment the request is about; the zero ID for a Status.
+// ID is the attachment the request is about; the zero ID for a GC or Status.
 func (r Request) ID() ID {
 	switch {
 	case r.Add != nil:
 		return r.Add.ID
 	case r.Del != nil:
 		return r.Del.ID
+	case r.Check != nil:
+		return r.Check.ID
 	}
 	return ID{}
 }
 
-// Verb is the request's CNI command: "ADD", "DEL", "STATUS", or "" for none.
+// NetNS is where the request's open network namespace belongs, with its path
+// as the runtime spelled it; nil if the request takes none.
+func (r Request) NetNS() (place **os.File, path string) {
+	switch {
+	case r.Add != nil:
+		return &r.Add.NetNS, r.Add.NetNSPath
+	case r.Check != nil:
+		return &r.Check.NetNS, r.Check.NetNSPath
+	}
+	return nil, ""
+}
+
+// Verb is the request's CNI command: "ADD", "DEL", "CHECK", "GC", "STATUS", or
+// "" for none.
 func (r Request) Verb() string {
 	switch {
 	case r.Add != nil:
 		return "ADD"
 	case r.Del != nil:
 		return "DEL"
+	case r.Check != nil:
+		return "CHECK"
+	case r.GC != nil:
+		return "GC"
 	case r.Status != nil:
 		return "STATUS"
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 func TestRequestSurvivesTheWire(t *testing.T) {
-	for _, want := range []Request{addRequest(), delRequest(), statusRequest()} {
+	for _, want := range []Request{addRequest(), delRequest(), checkRequest(), gcRequest(), statusRequest()} {
 		frame, err := want.Encode()
 		if err != nil {
 			t.Fatal(err)
@@ -134,13 +134,27 @@ func TestBadRequestsAreRefused(t *testing.T) {
 	} {
 		req := addRequest()
 		spoil(req.Add)
-		if err := req.Check(); !fault.Is(err, fault.Invalid) {
+		if err := req.Validate(); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%s: %v, want Invalid", name, err)
+		}
+	}
+	for name, req := range map[string]Request{
+		"CHECK of a path":              {V: 1, Check: &CheckRequest{ID: ID{"../x", "eth0"}, Network: "n"}},
+		"CHECK without network":        {V: 1, Check: &CheckRequest{ID: ID{"a", "eth0"}}},
+		"CHECK of too many interfaces": {V: 1, Check: &CheckRequest{ID: ID{"a", "eth0"}, Network: "n", Prev: Prev{Interfaces: make([]PrevInterface, 65)}}},
+		"CHECK of too many addresses":  {V: 1, Check: &CheckRequest{ID: ID{"a", "eth0"}, Network: "n", Prev: Prev{Addresses: make([]netip.Prefix, 65)}}},
+		"GC without network":           {V: 1, GC: &GCRequest{Valid: []ID{{"a", "eth0"}}}},
+		"GC that keeps a path":         {V: 1, GC: &GCRequest{Network: "n", Valid: []ID{{"a", "eth0"}, {"../x", "eth0"}}}},
+		"GC that keeps no interface":   {V: 1, GC: &GCRequest{Network: "n", Valid: []ID{{"a", ""}}}},
+		"two commands":                 {V: 1, GC: &GCRequest{Network: "n"}, Status: &StatusRequest{Network: "n"}},
+	} {
+		if err := req.Validate(); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%s: %v, want Invalid", name, err)
 		}
 	}
 	req := addRequest()
 	req.Add.IPs = []netip.Addr{netip.MustParseAddr("2001:db8::1")}
-	if err := req.Check(); !fault.Is(err, fault.Unsupported) {
+	if err := req.Validate(); !fault.Is(err, fault.Unsupported) {
 		t.Errorf("IPv6: %v, want Unsupported", err)
 	}
 }
@@ -170,7 +184,7 @@ func TestNetNSMustBeAPods(t *testing.T) {
 }
 
 func FuzzWire(f *testing.F) {
-	for _, r := range []Request{addRequest(), delRequest(), statusRequest()} {
+	for _, r := range []Request{addRequest(), delRequest(), checkRequest(), gcRequest(), statusRequest()} {
 		seed, err := r.Encode()
 		if err != nil {
 			f.Fatal(err)
@@ -181,10 +195,10 @@ func FuzzWire(f *testing.F) {
 	f.Add(frame(`{"v":1,"error":{"kind":"exhausted","code":111,"text":"x"}}`))
 	f.Fuzz(func(t *testing.T, bytes []byte) {
 		if req, err := DecodeRequest(bytes); err == nil {
-			if err := req.Check(); err != nil {
+			if err := req.Validate(); err != nil {
 				t.Errorf("decoded, but %v", err)
 			}
-			if req.Verb() == "" || req.Status == nil && CheckContainerID(req.ID().ContainerID) != nil {
+			if req.Verb() == "" || req.Status == nil && req.GC == nil && CheckContainerID(req.ID().ContainerID) != nil {
 				t.Errorf("a request of nothing was decoded: %+v", req)
 			}
 		} else if kind := fault.KindOf(err); kind != fault.Invalid && kind != fault.Unsupported {
@@ -216,6 +230,20 @@ func addRequest() Request {
 
 func delRequest() Request {
 	return Request{V: Version, Deadline: 7, Del: &DelRequest{ID: ID{"0123abcd", "eth0"}, Network: "n"}}
+}
+
+func checkRequest() Request {
+	return Request{V: Version, Deadline: 7, Check: &CheckRequest{
+		ID: ID{"0123abcd", "eth0"}, Network: "n", NetNSPath: "/var/run/netns/cni-1",
+		Prev: Prev{
+			Interfaces: []PrevInterface{{Name: "cali1", MAC: "ee:ee:ee:ee:ee:ee"}, {Name: "eth0", MAC: "0e:1c:2c:f6:2a:f9", MTU: 1500, InPod: true}},
+			Addresses:  []netip.Prefix{netip.MustParsePrefix("172.16.196.1/32")},
+		},
+	}}
+}
+
+func gcRequest() Request {
+	return Request{V: Version, Deadline: 7, GC: &GCRequest{Network: "n", Valid: []ID{{"0123abcd", "eth0"}, {"0123abcd", "net1"}}}}
 }
 
 func statusRequest() Request {

@@ -53,7 +53,7 @@ func DecodeRequest(frame []byte) (Request, error) {
 	if err := decode(frame, &r); err != nil {
 		return Request{}, err
 	}
-	return r, r.Check()
+	return r, r.Validate()
 }
 
 // DecodeAnswer reads the frame that frame holds whole. An answer that is not

@@ -19,6 +19,7 @@ const (
 	maxPath        = 4096
 	maxIPs         = 16
 	maxPools       = 64
+	maxPrev        = 64 // interfaces, and addresses, of a prevResult
 	minMTU         = 68 // RFC 791
 	maxMTU         = 65535
 )
@@ -131,15 +132,15 @@ func CheckIP(a netip.Addr) error {
 	return nil
 }
 
-// Check says what is wrong with a request, nil if nothing. The server checks
+// Validate says what is wrong with a request, nil if nothing. The server checks
 // every request, whatever the plugin checked before.
-func (r Request) Check() error {
+func (r Request) Validate() error {
 	if r.V != Version {
 		return fault.Hint(fault.New(fault.Unsupported, "the plugin speaks protocol version %d, the agent version %d", r.V, Version),
 			"Install ocicat-cni and ocicatd of the same release on this node.")
 	}
 	n := 0
-	for _, set := range []bool{r.Add != nil, r.Del != nil, r.Status != nil} {
+	for _, set := range []bool{r.Add != nil, r.Del != nil, r.Check != nil, r.GC != nil, r.Status != nil} {
 		if set {
 			n++
 		}
@@ -152,6 +153,10 @@ func (r Request) Check() error {
 		return r.Add.check()
 	case r.Del != nil:
 		return check(r.Del.ID, r.Del.Network, r.Del.NetNSPath)
+	case r.Check != nil:
+		return r.Check.check()
+	case r.GC != nil:
+		return r.GC.check()
 	}
 	return at("network", CheckNetwork(r.Status.Network))
 }
@@ -185,6 +190,28 @@ func (r *AddRequest) check() error {
 		return fault.New(fault.Invalid, "node name %q has %d bytes, at most 253 are possible", Short(r.NodeName), len(r.NodeName))
 	}
 	return at("mtu", CheckMTU(r.MTU))
+}
+
+func (r *CheckRequest) check() error {
+	if err := check(r.ID, r.Network, r.NetNSPath); err != nil {
+		return err
+	}
+	if len(r.Prev.Interfaces) > maxPrev || len(r.Prev.Addresses) > maxPrev {
+		return fault.New(fault.Invalid, "prevResult has %d interfaces and %d addresses, at most %d of each are possible", len(r.Prev.Interfaces), len(r.Prev.Addresses), maxPrev)
+	}
+	return nil
+}
+
+func (r *GCRequest) check() error {
+	if err := CheckNetwork(r.Network); err != nil {
+		return at("network", err)
+	}
+	for i, id := range r.Valid {
+		if err := check(id, r.Network, ""); err != nil {
+			return fault.New(fault.Invalid, "valid attachment %d: %w", i, err)
+		}
+	}
+	return nil
 }
 
 func check(id ID, network, netns string) error {

@@ -34,7 +34,6 @@ const conflist = `{
   "cniVersion": "1.0.0",
   "cniVersions": ["1.0.0", "1.1.0"],
   "name": "k8s-pod-network",
-  "disableCheck": true,
   "plugins": [
     {
       "type": "ocicat-cni",
