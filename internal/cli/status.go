@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -171,12 +173,38 @@ func (g *globals) printProblems(w io.Writer, list []*v1.NodeStatus) {
 		fmt.Fprintln(w, "No problems.")
 		return
 	}
+	shown := map[string]int{} // by code
 	for _, p := range problems {
-		fmt.Fprintf(w, "%s %s: %s\n", g.paint(warned, p.problem.Code), joined(p.nodes), p.problem.Text)
+		code := p.problem.Code
+		if shown[code]++; shown[code] > sameCode {
+			continue
+		}
+		fmt.Fprintf(w, "%s %s: %s\n", g.paint(warned, code), someOf(p.nodes), p.problem.Text)
 		if p.problem.Remedy != "" {
 			fmt.Fprintf(w, "       %s\n", p.problem.Remedy)
 		}
 	}
+	for _, code := range slices.Sorted(maps.Keys(shown)) {
+		if more := shown[code] - sameCode; more > 0 {
+			fmt.Fprintf(w, "%s … and %d more: ocicat status -o yaml\n", g.paint(warned, code), more)
+		}
+	}
+}
+
+// sameCode and sameText are how many problems of one code, and how many nodes
+// of one problem, are shown: a large cluster that lost its switch has
+// thousands.
+const (
+	sameCode = 5
+	sameText = 5
+)
+
+// someOf lists nodes, the rest as a number.
+func someOf(nodes []string) string {
+	if len(nodes) <= sameText {
+		return joined(nodes)
+	}
+	return fmt.Sprintf("%s and %d more nodes", joined(nodes[:sameText]), len(nodes)-sameText)
 }
 
 func joined(words []string) string { return strings.Join(words, ", ") }
