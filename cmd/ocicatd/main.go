@@ -129,8 +129,7 @@ func configure(o options) (agent.Config, error) {
 			return e.Address(links, stored, reach)
 		},
 		AS: e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Problems: problems,
-		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: e.InterfacePrefix, PermGateway: o.permGateway},
-		Reserve:  ipam.DefaultReserve,
+		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: e.InterfacePrefix, PermGateway: o.permGateway, Reserve: ipam.DefaultReserve},
 	}
 	if o.passwords != "" {
 		if cfg.Passwords, err = agent.ReadPasswords(o.passwords); err != nil {

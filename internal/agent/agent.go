@@ -75,8 +75,6 @@ type Config struct {
 	// Settings are the agent's own, where the cluster's OcicatConfiguration
 	// says nothing.
 	Settings cluster.Settings
-	// Reserve is how many addresses are held ready; 0 for none.
-	Reserve int
 	// Passwords are the TCP MD5 keys of BGPPeers by name.
 	Passwords map[string]string
 	// Problems found before the agent started, as ignored variables.
@@ -101,7 +99,9 @@ type Agent struct {
 	publisher  *publisher
 
 	touched      touchedDevices
-	burying      sync.Mutex // held while tombstones are served
+	endpoints    locks[cluster.EndpointID] // held while one is attached or detached
+	hostEnds     locks[string]             // the same, of the endpoints that share a host end
+	burying      sync.Mutex                // held while tombstones are served
 	last         atomic.Pointer[converged]
 	peerProblems atomic.Pointer[[]problem.Problem] // of the last speaker section
 	verify       sync.Once
@@ -144,7 +144,7 @@ func New(cfg Config) (*Agent, error) {
 		Node:        string(cfg.Node),
 		InstanceUID: id.Instance,
 		BootID:      id.BootID,
-		Size:        cfg.Reserve,
+		Size:        cfg.Settings.Reserve,
 		LeaseFile:   filepath.Join(cfg.RunDir, "lease"),
 		Log:         cfg.Log,
 		OnBlocks:    a.ownBlocks,
@@ -216,8 +216,10 @@ func (a *Agent) factsChanged(part feed.Part) {
 		a.loop.Mark(sectionSpeaker)
 	}
 	if part&feed.Resources != 0 {
+		snap := a.feed.Snapshot()
+		a.reserve.SetSize(snap.Settings.Reserve)
 		a.reserve.Refresh()
-		if snap := a.feed.Snapshot(); snap.StoreSynced && snap.Me().Name != "" && len(snap.Pools) > 0 {
+		if snap.StoreSynced && snap.Me().Name != "" && len(snap.Pools) > 0 {
 			a.know.Do(func() { close(a.known) })
 		}
 	}

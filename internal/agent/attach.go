@@ -22,28 +22,41 @@ import (
 
 // Add attaches a pod: the address from the reserve, the intent into the
 // journal, the kernel's state, the answer. A repeated Add, also one whose
-// first try was cut off anywhere, goes the same way and ends the same.
+// first try was cut off anywhere, goes the same way and ends the same. One
+// whose caller is gone before the answer is undone.
 func (a *Agent) Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddResult, error) {
 	if err := a.serving(); err != nil {
 		return cniwire.AddResult{}, err
 	}
 	a.bury(ctx)
 	a.awaitPools(ctx)
-	id := cluster.EndpointID{ContainerID: req.ContainerID, IfName: req.IfName}
-	att, known := a.journal.Get(id)
-	if known && att.State == journal.Detached {
+	id := cluster.EndpointID(req.ID)
+	defer a.endpoints.lock(id)()
+	if !a.undertaker.await(ctx, id) {
 		return cniwire.AddResult{}, fault.Hint(fault.New(fault.Unavailable, "attach %s: its DEL is not finished", id), "The runtime tries again by itself.")
 	}
+	att, known := a.journal.Get(id)
+	if !known {
+		ep, err := a.endpointFor(id, req)
+		if err != nil {
+			return cniwire.AddResult{}, err
+		}
+		att.Endpoint = ep
+	}
+	defer a.hostEnds.lock(att.Endpoint.HostIf)()
 	if !known {
 		var err error
-		if att, err = a.intend(ctx, id, req); err != nil {
+		if att, err = a.intend(ctx, att.Endpoint, req); err != nil {
 			return cniwire.AddResult{}, err
 		}
 	}
 	result, err := a.plumb(ctx, att, req)
+	if err == nil && ctx.Err() != nil {
+		err = fault.New(fault.Unavailable, "attach %s: nobody takes the answer: %w", podName(att.Endpoint), ctx.Err())
+	}
 	if err != nil {
 		if att.State == journal.Intent {
-			a.abandon(att)
+			a.abandon(ctx, att)
 		}
 		return cniwire.AddResult{}, err
 	}
@@ -51,19 +64,16 @@ func (a *Agent) Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddRes
 }
 
 // intend takes an address and writes down what is about to be made.
-func (a *Agent) intend(ctx context.Context, id cluster.EndpointID, req cniwire.AddRequest) (journal.Attachment, error) {
-	ep, err := a.endpointFor(id, req)
-	if err != nil {
-		return journal.Attachment{}, err
-	}
+func (a *Agent) intend(ctx context.Context, ep cluster.Endpoint, req cniwire.AddRequest) (journal.Attachment, error) {
 	if err := a.displace(ctx, ep); err != nil {
 		return journal.Attachment{}, err
 	}
-	handle := names.Handle(req.Network, id.ContainerID)
-	ep.Addr, err = a.reserve.Take(ctx, ipam.Claim{Handle: handle, Attrs: a.attributes(req), Want: wantedAddr(req), Pools: req.Pools})
+	handle := names.Handle(req.Network, ep.ID.ContainerID)
+	addr, err := a.reserve.Take(ctx, ipam.Claim{Handle: handle, Attrs: a.attributes(req), Want: wantedAddr(req), Pools: req.Pools})
 	if err != nil {
 		return journal.Attachment{}, fault.New(fault.KindOf(err), "assign address for %s: %w", podName(ep), err)
 	}
+	ep.Addr = addr
 	att := journal.Attachment{Endpoint: ep, State: journal.Intent, Network: req.Network, Handle: handle, NetNSPath: req.NetNSPath}
 	if err := a.journal.Put(att); err != nil {
 		a.reserve.Release(handle, ep.Addr, func() {})
@@ -141,12 +151,13 @@ func (a *Agent) plumb(ctx context.Context, att journal.Attachment, req cniwire.A
 }
 
 // abandon undoes an Add that failed: what stands of it goes, its address is
-// released.
-func (a *Agent) abandon(att journal.Attachment) {
-	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+// released. What cannot be undone stays in the journal as an intent, for the
+// runtime's DEL.
+func (a *Agent) abandon(ctx context.Context, att journal.Attachment) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	if err := a.detach(ctx, att); err != nil {
-		a.log.Error("failed ADD not undone, trying again later", "pod", podName(att.Endpoint), "error", err)
+		a.log.Error("failed ADD not undone, left to its DEL", "pod", podName(att.Endpoint), "error", err)
 	}
 }
 
@@ -156,8 +167,14 @@ func (a *Agent) Del(ctx context.Context, req cniwire.DelRequest) error {
 }
 
 func (a *Agent) release(ctx context.Context, id cluster.EndpointID) error {
+	defer a.endpoints.lock(id)()
 	att, ok := a.journal.Get(id)
-	if !ok || att.State == journal.Detached {
+	if !ok {
+		return nil
+	}
+	defer a.hostEnds.lock(att.Endpoint.HostIf)()
+	// A newer container of the pod may have displaced it meanwhile.
+	if att, ok = a.journal.Get(id); !ok || att.State == journal.Detached {
 		return nil
 	}
 	if err := a.detach(ctx, att); err != nil {
@@ -189,10 +206,12 @@ func (a *Agent) Status(context.Context, cniwire.StatusRequest) error {
 	if err := a.serving(); err != nil {
 		return err
 	}
-	if err := a.reserve.Available(); err != nil {
-		return err
+	select {
+	case <-a.known:
+	default:
+		return fault.Hint(fault.New(fault.Unavailable, "the node and its pools are not known yet"), "An agent that starts for the first time needs its datastore; then there must be an IPPool.")
 	}
-	return nil
+	return a.reserve.Available()
 }
 
 // awaitPools gives an agent that starts for the first time the moment it needs

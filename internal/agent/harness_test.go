@@ -48,6 +48,8 @@ type node struct {
 	cfg   agent.Config
 	agent *agent.Agent
 	stop  func()
+	// prepare changes the agent before it runs; nil for nothing.
+	prepare func(*agent.Agent)
 }
 
 // newNode makes this namespace a node again: an uplink with the article's
@@ -79,8 +81,7 @@ func newNode(t *testing.T) *node {
 			pool.SetDefaults()
 			return []*v3.IPPool{pool}, nil
 		},
-		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: "cali", PermGateway: true},
-		Reserve:  16,
+		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: "cali", PermGateway: true, Reserve: 16},
 	}}
 }
 
@@ -105,9 +106,19 @@ func ip(t *testing.T, args string) string {
 // start starts the agent and waits until it serves.
 func (n *node) start() {
 	n.t.Helper()
+	n.launch()
+	nstest.Eventually(n.t, 10*time.Second, func() bool { return n.agent.Ready() == nil }, "agent ready")
+}
+
+// launch starts the agent.
+func (n *node) launch() {
+	n.t.Helper()
 	a, err := agent.New(n.cfg)
 	if err != nil {
 		n.t.Fatal(err)
+	}
+	if n.prepare != nil {
+		n.prepare(a)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -125,7 +136,6 @@ func (n *node) start() {
 		}
 	}
 	n.t.Cleanup(n.stop)
-	nstest.Eventually(n.t, 10*time.Second, func() bool { return a.Ready() == nil }, "agent ready")
 }
 
 // pod is a container's namespace and what is asked for it.

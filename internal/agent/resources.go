@@ -227,7 +227,9 @@ func (r *resources) keepCopy(ctx context.Context) {
 		case <-ctx.Done():
 			alive = false
 		case <-r.save:
-			failing = r.writeCopy(failing)
+			if failing = r.writeCopy(failing); failing {
+				r.wantCopy()
+			}
 		}
 	}
 	select {

@@ -5,8 +5,11 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
+	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/journal"
 )
@@ -18,15 +21,26 @@ type undertaker struct {
 	agent *Agent
 	kick  chan struct{}
 	ready chan struct{}
+
+	mu     sync.Mutex
+	given  map[cluster.EndpointID]bool            // releases on their way to the datastore
+	graves map[cluster.EndpointID][]chan struct{} // closed when the record is gone
 }
 
 func newUndertaker(a *Agent) *undertaker {
-	return &undertaker{agent: a, kick: make(chan struct{}, 1), ready: make(chan struct{})}
+	return &undertaker{
+		agent: a, kick: make(chan struct{}, 1), ready: make(chan struct{}),
+		given: map[cluster.EndpointID]bool{}, graves: map[cluster.EndpointID][]chan struct{}{},
+	}
 }
 
 // gather is how long a DEL's link waits for others: destroying one link costs
 // the kernel as much time as destroying sixty.
 const gather = 20 * time.Millisecond
+
+// burialGrace is how long an ADD waits for the DEL of the same attachment
+// before it.
+const burialGrace = 2 * time.Second
 
 // retryBurial is how long a failed round waits for the next.
 const retryBurial = 2 * time.Second
@@ -48,9 +62,8 @@ func (u *undertaker) wake() {
 // Run works until ctx ends.
 func (u *undertaker) Run(ctx context.Context) error {
 	close(u.ready)
-	given := map[string]bool{} // handles whose release is on its way
 	for {
-		if err := u.round(ctx, given); err != nil && ctx.Err() == nil {
+		if err := u.round(ctx); err != nil && ctx.Err() == nil {
 			u.agent.log.Warn("detached links not destroyed yet, trying again", "error", err)
 			time.AfterFunc(retryBurial, u.wake)
 		}
@@ -65,14 +78,10 @@ func (u *undertaker) Run(ctx context.Context) error {
 	}
 }
 
-func (u *undertaker) round(ctx context.Context, given map[string]bool) error {
+// round buries what was detached since the last one.
+func (u *undertaker) round(ctx context.Context) error {
 	a := u.agent
-	var gone []journal.Attachment
-	for _, att := range a.journal.List() {
-		if att.State == journal.Detached && !given[att.Handle] {
-			gone = append(gone, att)
-		}
-	}
+	gone := u.detached()
 	if err := a.kernel.DestroyDetached(ctx); err != nil {
 		return err
 	}
@@ -84,15 +93,61 @@ func (u *undertaker) round(ctx context.Context, given map[string]bool) error {
 		return err
 	}
 	for _, att := range gone {
-		addr := att.Endpoint.Addr
-		given[att.Handle] = true
-		a.reserve.Release(att.Handle, addr, func() {
-			if err := a.journal.Forget(att.ID()); err != nil {
-				a.log.Warn("released address stays in the journal", "address", addr, "error", err)
-			}
-		})
+		u.release(att)
 	}
 	return nil
+}
+
+// detached are the attachments not given to the datastore yet.
+func (u *undertaker) detached() []journal.Attachment {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.DeleteFunc(u.agent.journal.List(), func(att journal.Attachment) bool {
+		return att.State != journal.Detached || u.given[att.ID()]
+	})
+}
+
+// release gives an attachment's address back; its record goes when the
+// datastore has it.
+func (u *undertaker) release(att journal.Attachment) {
+	id := att.ID()
+	u.mu.Lock()
+	u.given[id] = true
+	u.mu.Unlock()
+	u.agent.reserve.Release(att.Handle, att.Endpoint.Addr, func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if err := u.agent.journal.Forget(id); err != nil {
+			u.agent.log.Warn("released address stays in the journal", "address", att.Endpoint.Addr, "error", err)
+			return
+		}
+		delete(u.given, id)
+		for _, grave := range u.graves[id] {
+			close(grave)
+		}
+		delete(u.graves, id)
+	})
+}
+
+// await waits, a moment at most, until the journal holds no detached
+// attachment of id, and reports whether that is so.
+func (u *undertaker) await(ctx context.Context, id cluster.EndpointID) bool {
+	ctx, cancel := context.WithTimeout(ctx, burialGrace)
+	defer cancel()
+	u.mu.Lock()
+	if att, ok := u.agent.journal.Get(id); !ok || att.State != journal.Detached {
+		u.mu.Unlock()
+		return true
+	}
+	grave := make(chan struct{})
+	u.graves[id] = append(u.graves[id], grave)
+	u.mu.Unlock()
+	select {
+	case <-grave:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // sleep waits for d and reports whether ctx still lives.

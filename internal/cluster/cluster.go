@@ -132,6 +132,7 @@ type Settings struct {
 	EndpointMetric  uint32        // metric of the pods' /32 routes; 0 prints as the article's
 	InterfacePrefix string        // "cali"
 	PermGateway     bool          // permanent neighbour for 169.254.1.1 in pods
+	Reserve         int           // addresses held ready for pods; 0 turns the reserve off
 }
 
 // Snapshot is everything a node knows at one moment.

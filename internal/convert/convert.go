@@ -119,5 +119,8 @@ func Settings(c *v1.OcicatConfiguration, defaults cluster.Settings) cluster.Sett
 	if c.Spec.PermanentGateway != nil {
 		s.PermGateway = c.PermGateway()
 	}
+	if c.Spec.ReserveSize != nil {
+		s.Reserve = c.Reserve()
+	}
 	return s
 }

@@ -366,7 +366,7 @@ func (f *flushing) short(p netip.Prefix) int {
 	if r.identity != nil || !inRanges(p, f.auto) {
 		return 0
 	}
-	return min(r.cfg.Size, cidr.Size(p)/4) - len(r.queue)
+	return min(r.limit(), cidr.Size(p)/4) - len(r.queue)
 }
 
 // fill is how many addresses of b to hold ready: what is missing, but never
@@ -375,7 +375,7 @@ func (f *flushing) fill(b *alloc.Block, missing int) int {
 	if missing <= 0 {
 		return 0
 	}
-	keep := min(f.r.cfg.Size, cidr.Size(b.CIDR)/4)
+	keep := min(f.r.limit(), cidr.Size(b.CIDR)/4)
 	if free := len(b.Unallocated); free-missing < keep && f.room() == 0 {
 		return max(0, free-keep)
 	}
@@ -413,7 +413,7 @@ func (r *Reserve) setRoom(n int) {
 // spareBlock claims a block for the reserve, once the own ones have nothing
 // left to hold ready; the last free block of the pools is left to others.
 func (f *flushing) spareBlock() {
-	if len(f.auto) == 0 || f.r.cfg.Size == 0 {
+	if len(f.auto) == 0 || f.r.limit() == 0 {
 		return
 	}
 	sample := netip.PrefixFrom(f.auto[0].cidr.Addr(), f.auto[0].bits)

@@ -35,7 +35,8 @@ type ReserveConfig struct {
 	// kernel's of this boot.
 	InstanceUID, BootID string
 	// Size is how many addresses are held ready, at most a quarter of a
-	// block; 0 writes every assignment before it is answered.
+	// block; 0 writes every assignment before it is answered. SetSize
+	// changes it.
 	Size int
 	// LeaseFile keeps the lease over a restart of the agent; it lies where a
 	// reboot clears it. "" keeps it nowhere.
@@ -63,6 +64,7 @@ type Reserve struct {
 	handle  string // of the reserve itself
 	ready   chan struct{}
 	kick    chan struct{} // wakes the writer
+	size    atomic.Int64  // how many addresses are held ready
 	refresh atomic.Bool   // look at the blocks before the next write
 	writes  chan struct{} // full while someone writes blocks: the writer or a re-assertion
 
@@ -164,9 +166,21 @@ func NewReserve(cfg ReserveConfig) *Reserve {
 		cache:    map[netip.Prefix]cached{},
 		counted:  map[netip.Prefix]int{},
 	}
+	r.size.Store(int64(cfg.Size))
 	r.loadLease()
 	return r
 }
+
+// SetSize changes how many addresses are held ready; what is too many goes
+// back, what is missing is taken with the next write.
+func (r *Reserve) SetSize(n int) {
+	if r.size.Swap(int64(n)) != int64(n) {
+		r.Refresh()
+	}
+}
+
+// limit is how many addresses are to be held ready.
+func (r *Reserve) limit() int { return int(r.size.Load()) }
 
 // Adopt tells which addresses pods hold, from before the start: they are
 // never given to others and are made true in the datastore again. It is
@@ -263,7 +277,7 @@ func (r *Reserve) abandon(w *waiter) bool {
 
 // pop takes an address that suits claim off the queue, if the lease holds.
 func (r *Reserve) pop(claim Claim) (netip.Addr, bool) {
-	if r.cfg.Size == 0 || r.remaining() <= 0 {
+	if r.limit() == 0 || r.remaining() <= 0 {
 		return netip.Addr{}, false
 	}
 	for i, addr := range r.queue {
@@ -392,7 +406,7 @@ func (r *Reserve) Available() error {
 	switch {
 	case r.identity != nil:
 		return r.identity
-	case r.cfg.Size > 0 && len(r.queue) > 0 && r.remaining() > 0:
+	case r.limit() > 0 && len(r.queue) > 0 && r.remaining() > 0:
 		return nil
 	case r.away != nil:
 		return fault.New(fault.Unavailable, "no address is held ready and the datastore is away: %w", r.away)

@@ -265,7 +265,7 @@ func (r *Reserve) trim() {
 	}
 	kept := r.queue[:0:0]
 	for _, addr := range r.queue {
-		if len(kept) < r.cfg.Size && usable(addr) {
+		if len(kept) < r.limit() && usable(addr) {
 			kept = append(kept, addr)
 			continue
 		}
