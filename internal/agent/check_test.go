@@ -4,6 +4,8 @@ package agent_test
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +37,7 @@ func TestCheck(t *testing.T) {
 	good := func() cniwire.CheckRequest { return checkOf(p, result) }
 	ok := func(what string) {
 		t.Helper()
-		if err := n.agent.Check(t.Context(), good()); err != nil {
+		if err := n.door().Check(good()); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -79,7 +81,7 @@ func TestCheck(t *testing.T) {
 
 	p.ns.IP("route del default")
 	p.ns.IP("link set eth0 mtu 1400")
-	err := n.agent.Check(t.Context(), good())
+	err := n.door().Check(good())
 	want := "check devops/web-0: mtu of link eth0 in the pod is 1400, want 1500; route 0.0.0.0/0 in the pod is missing"
 	if !fault.Is(err, fault.Conflict) || err.Error() != want || fault.HintOf(err) == "" {
 		t.Errorf("%v\nwant %s, and what to do", err, want)
@@ -88,6 +90,17 @@ func TestCheck(t *testing.T) {
 	if err := n.agent.Check(t.Context(), good()); !fault.Is(err, fault.NotFound) {
 		t.Errorf("after DEL: %v, want NotFound", err)
 	}
+}
+
+// door is the way a plugin takes, once it is open.
+func (n *node) door() cniwire.Client {
+	n.t.Helper()
+	client := cniwire.Client{Path: filepath.Join(n.cfg.RunDir, "cni.sock"), Timeout: 10 * time.Second}
+	nstest.Eventually(n.t, 10*time.Second, func() bool {
+		_, err := os.Stat(client.Path)
+		return err == nil
+	}, "the agent's socket")
+	return client
 }
 
 // twin is a namespace that looks as a pod's, with an interface of another

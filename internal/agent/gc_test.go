@@ -23,7 +23,7 @@ import (
 )
 
 func (n *node) gc(network string, valid ...cniwire.ID) error {
-	return n.agent.GC(n.t.Context(), cniwire.GCRequest{Network: network, Valid: valid})
+	return n.door().GC(cniwire.GCRequest{Network: network, Valid: valid})
 }
 
 // ids are the containers attached, sorted.
