@@ -162,13 +162,22 @@ func (h *Handle) dressHost(ctx context.Context, want core.EndpointState, seen ho
 	return errors.Join(h.send(ctx, &b)...)
 }
 
-// lead makes the host's route to the pod.
+// lead makes the host's route to the pod. Looking at the link comes first: the
+// end that was up before its peer drops packets until the kernel has noticed
+// its carrier, which happens in the background but at once when somebody asks
+// (rtnl_getlink; with a link being destroyed beside it 40 ms later, seen on
+// 6.18).
 func (h *Handle) lead(ctx context.Context, want host.Route, index int) error {
 	var b batch
+	b.getLink(want.Dev)
 	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set "+RouteKey(want.Key()), want, index)
-	err := h.send(ctx, &b)[0]
+	errs := h.send(ctx, &b)
+	err := errs[1]
 	if isErrno(err, unix.EEXIST) {
 		err = h.verifyRoute(ctx, want)
+	}
+	if err == nil {
+		return errs[0]
 	}
 	return fault.Hint(err, "Another interface has the pod's address: find what made that route, and delete it.")
 }
