@@ -74,7 +74,7 @@ func (a *Agent) intend(ctx context.Context, ep cluster.Endpoint, req cniwire.Add
 		return journal.Attachment{}, fault.New(fault.KindOf(err), "assign address for %s: %w", podName(ep), err)
 	}
 	ep.Addr = addr
-	att := journal.Attachment{Endpoint: ep, State: journal.Intent, Network: req.Network, Handle: handle, NetNSPath: req.NetNSPath}
+	att := journal.Attachment{Endpoint: ep, State: journal.Intent, Network: req.Network, Handle: handle, NetNSPath: req.NetNSPath, PermGateway: a.feed.Snapshot().Settings.PermGateway}
 	if err := a.journal.Put(att); err != nil {
 		a.reserve.Release(handle, ep.Addr, func() {})
 		return journal.Attachment{}, err

@@ -29,12 +29,11 @@ func (a *Agent) Check(ctx context.Context, req cniwire.CheckRequest) error {
 		return fault.Hint(fault.New(fault.NotFound, "check %s: it is not attached to network %s", id, req.Network),
 			"Detach the container and attach it again.")
 	}
-	settings := a.feed.Snapshot().Settings
 	found, err := a.kernel.Verify(ctx, kernel.Attachment{
 		Endpoint:    att.Endpoint,
-		Want:        core.WantEndpoint(settings, att.Endpoint),
+		Want:        core.WantEndpoint(a.feed.Snapshot().Settings, att.Endpoint),
 		PodNetNS:    req.NetNS,
-		PermGateway: settings.PermGateway,
+		PermGateway: att.PermGateway,
 	})
 	if err != nil {
 		return fault.New(fault.KindOf(err), "check %s: %w", podName(att.Endpoint), err)

@@ -3,6 +3,7 @@
 package agent_test
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -109,6 +110,32 @@ func (n *node) twin() *nstest.NS {
 	ns := nstest.New(n.t)
 	ns.IP("link add eth0 type veth peer name other")
 	return ns
+}
+
+// A pod is checked for the neighbour it was given, not for what pods are given
+// today.
+func TestCheckAfterTheSettingChanged(t *testing.T) {
+	n := newNode(t)
+	for _, given := range []bool{false, true} {
+		n.cfg.Settings.PermGateway = given
+		n.start()
+		p := n.pod("web-0", fmt.Sprint("c", given))
+		result := n.add(p)
+		n.stop()
+		n.cfg.Settings.PermGateway = !given
+		n.start()
+		if err := n.agent.Check(t.Context(), checkOf(p, result)); err != nil {
+			t.Errorf("given %v: %v", given, err)
+		}
+		if given {
+			p.ns.IP("neigh del 169.254.1.1 dev eth0")
+			if err := n.agent.Check(t.Context(), checkOf(p, result)); !fault.Is(err, fault.Conflict) {
+				t.Errorf("neighbour deleted: %v", err)
+			}
+		}
+		n.del(p)
+		n.stop()
+	}
 }
 
 // What is wrong on the host's side a CHECK finds or the agent has repaired.

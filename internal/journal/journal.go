@@ -42,6 +42,9 @@ type Attachment struct {
 	Handle    string             `json:"handle,omitempty"` // IPAM handle of its address
 	NetNSPath string             `json:"netns,omitempty"`  // as the runtime spelled it
 	Result    *cniwire.AddResult `json:"result,omitempty"` // set from Attached on
+	// PermGateway says that the pod was given a permanent neighbour for its
+	// gateway; false where that is not known.
+	PermGateway bool `json:"permGateway,omitempty"`
 }
 
 // ID is the attachment's key.
