@@ -223,5 +223,9 @@ func (a *Agent) factsChanged(part feed.Part) {
 			a.know.Do(func() { close(a.known) })
 		}
 	}
+	if part == feed.Endpoints {
+		a.publisher.podsChanged()
+		return
+	}
 	a.loop.Mark(sectionStatus)
 }

@@ -4,7 +4,10 @@ package agent
 
 import (
 	"context"
+	"strings"
 
+	"github.com/ocicat-net/ocicat/internal/core"
+	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/kernel"
 )
 
@@ -27,23 +30,49 @@ func (a *Agent) telling(ev kernel.Event) bool {
 	}
 	switch {
 	case ev.Route != nil:
-		want, wanted := last.want.Routes[ev.Route.Key()]
-		if ep, ok := a.endpointOn(ev.Route.Dev); ok {
-			return ev.Deleted && !a.touched.now(ep.HostIf)
-		}
-		if ev.Deleted {
-			return wanted || ev.Route.Dst.Bits() == 0
-		}
-		return !wanted || !kernel.SameRoute(want, *ev.Route)
+		return a.routeTells(last, *ev.Route, ev.Deleted)
 	case ev.Neigh != nil:
 		_, ours := a.endpointOn(ev.Neigh.Dev)
 		return ours && ev.Deleted && !a.touched.now(ev.Neigh.Dev)
 	case ev.Link != nil:
-		if a.touched.now(ev.Link.Name) {
-			return false
-		}
-		known, ok := last.seen.Links[ev.Link.Name]
-		return ev.Deleted == ok || known.Up != ev.Link.Up || known.MTU != ev.Link.MTU || known.MAC != ev.Link.MAC
+		return a.linkTells(last, *ev.Link, ev.Deleted)
 	}
 	return true
+}
+
+// routeTells judges a route that was set or deleted.
+func (a *Agent) routeTells(last *converged, seen host.Route, deleted bool) bool {
+	if a.isHostEnd(seen.Dev) {
+		_, attached := a.endpointOn(seen.Dev)
+		return attached == deleted && !a.touched.now(seen.Dev)
+	}
+	want, wanted := last.want.Routes[seen.Key()]
+	if deleted {
+		return wanted || seen.Dst.Bits() == 0
+	}
+	return !wanted || !kernel.SameRoute(want, seen)
+}
+
+// linkTells judges a link that was changed or deleted. A host end is compared
+// with what its endpoint wants: the last pass may be older than the endpoint.
+// One without endpoint was given up by a call of the CNI, one that does not
+// have its endpoint's alias yet is being made by one.
+func (a *Agent) linkTells(last *converged, seen host.Link, deleted bool) bool {
+	expected, ok := last.seen.Links[seen.Name]
+	if a.isHostEnd(seen.Name) {
+		ep, attached := a.endpointOn(seen.Name)
+		if !attached || a.touched.now(seen.Name) {
+			return false
+		}
+		expected, ok = core.WantEndpoint(a.feed.Snapshot().Settings, ep).Link, true
+		if seen.Alias != expected.Alias {
+			return false
+		}
+	}
+	return deleted == ok || expected.Up != seen.Up || expected.MTU != seen.MTU || expected.MAC != seen.MAC
+}
+
+// isHostEnd reports whether a device has the name of a pod's host end.
+func (a *Agent) isHostEnd(dev string) bool {
+	return strings.HasPrefix(dev, a.cfg.Settings.InterfacePrefix)
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,15 +27,30 @@ import (
 )
 
 // publisher writes the node's NodeStatus: at once when what an operator must
-// know changes, else once a minute.
+// know changes, soon when the number of pods does, else once a minute.
 type publisher struct {
-	agent *Agent
-	mu    sync.Mutex
-	said  string    // the essence last published
-	when  time.Time // when
+	agent    *Agent
+	counting atomic.Bool // a pass for the number of pods is on its way
+	mu       sync.Mutex
+	said     string    // the essence last published
+	when     time.Time // when
 }
 
+// podsDelay is how long a new number of pods waits for the next: one write of
+// the datastore per ADD would be more than the ADD's own.
+const podsDelay = 2 * time.Second
+
 func newPublisher(a *Agent) *publisher { return &publisher{agent: a} }
+
+// podsChanged publishes the number of pods soon. It never blocks.
+func (p *publisher) podsChanged() {
+	if p.counting.CompareAndSwap(false, true) {
+		time.AfterFunc(podsDelay, func() {
+			p.counting.Store(false)
+			p.agent.loop.Mark(sectionStatus)
+		})
+	}
+}
 
 // publish is the status section of the loop.
 func (p *publisher) publish(ctx context.Context) error {

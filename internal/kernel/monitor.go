@@ -3,11 +3,12 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,7 +37,8 @@ const monitorBuffer = 32 << 20
 var monitorGroups = []int{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF}
 
 // Monitor reports the namespace's changes to each until ctx ends. The first
-// event is an Overflow: what happened before is not known.
+// event is an Overflow: what happened before is not known. Detached links are
+// not reported any more.
 func (h *Handle) Monitor(ctx context.Context, each func(Event)) error {
 	return h.monitor(ctx, monitorBuffer, each)
 }
@@ -47,16 +49,19 @@ func (h *Handle) monitor(ctx context.Context, buffer int, each func(Event)) erro
 	if err != nil {
 		return err
 	}
-	defer s.close()
 	if err := s.listen(buffer); err != nil {
+		s.close()
 		return err
 	}
-	end, stop, err := os.Pipe() // to wake the poll when ctx ends
+	// Waiting is the runtime's: a thread that sits in a system call keeps its
+	// scheduler awake.
+	file := os.NewFile(uintptr(s.fd), "netlink monitor")
+	defer file.Close()
+	conn, err := file.SyscallConn()
 	if err != nil {
-		return wrap("make a pipe", err)
+		return wrap("wait for the kernel's events", err)
 	}
-	defer func() { _ = errors.Join(end.Close(), stop.Close()) }()
-	defer context.AfterFunc(ctx, func() { _ = stop.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })()
 	m := monitor{handle: h, devices: map[int]string{}}
 	for overflow := true; ; {
 		if overflow {
@@ -65,16 +70,16 @@ func (h *Handle) monitor(ctx context.Context, buffer int, each func(Event)) erro
 			}
 			each(Event{Overflow: true})
 		}
-		polled := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(end.Fd()), Events: unix.POLLIN}}
-		_, err := unix.Poll(polled, -1)
-		if ctx.Err() != nil {
-			return nil
+		var failed error
+		ended := conn.Read(func(uintptr) bool {
+			failed = m.read(s, each)
+			return !isErrno(failed, unix.EAGAIN)
+		})
+		if overflow = isErrno(failed, unix.ENOBUFS); ended == nil && overflow {
+			continue
 		}
-		if err == nil && polled[0].Revents != 0 {
-			err = m.read(s, each)
-		}
-		if overflow = isErrno(err, unix.ENOBUFS); err != nil && !overflow && !isErrno(err, unix.EINTR) {
-			return wrap("wait for the kernel's events", err)
+		if err := cmp.Or(ended, failed); err != nil {
+			return unlessEnded(ctx, wrap("wait for the kernel's events", err))
 		}
 	}
 }
@@ -96,7 +101,7 @@ func (s *socket) listen(buffer int) error {
 			return wrap("listen to netlink group", err)
 		}
 	}
-	return nil
+	return wrapNil("make the monitor's reads return", unix.SetNonblock(s.fd, true))
 }
 
 // monitor names devices in events.
@@ -131,13 +136,13 @@ func (m *monitor) event(msg netlinkMessage) (Event, bool) {
 		if !ok || msg.payload[0] != unix.AF_UNSPEC {
 			return Event{}, false
 		}
-		deleted := msg.typ == unix.RTM_DELLINK
-		if deleted {
+		deleted, detached := msg.typ == unix.RTM_DELLINK, l.group == goneGroup
+		if deleted || detached {
 			delete(m.devices, l.Index)
 		} else {
 			m.devices[l.Index] = l.Name
 		}
-		return Event{Deleted: deleted, Link: &l.Link}, true
+		return Event{Deleted: deleted, Link: &l.Link}, !detached
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		r, table, ok := parseRoute(msg.payload, m.devices)
 		return Event{Deleted: msg.typ == unix.RTM_DELROUTE, Route: &r}, ok && table == unix.RT_TABLE_MAIN
@@ -150,15 +155,22 @@ func (m *monitor) event(msg netlinkMessage) (Event, bool) {
 		}
 		local := addr(find(msg.payload[unix.SizeofIfAddrmsg:], unix.IFA_LOCAL))
 		index := int(binary.NativeEndian.Uint32(msg.payload[4:]))
-		return Event{Deleted: msg.typ == unix.RTM_DELADDR, Device: deviceName(m.devices, index), Addr: netip.PrefixFrom(local, int(msg.payload[1]))}, true
+		return Event{Deleted: msg.typ == unix.RTM_DELADDR, Device: deviceName(m.devices, index), Addr: netip.PrefixFrom(local, int(msg.payload[1]))}, m.knows(index)
 	case unix.RTM_NEWNETCONF:
 		if len(msg.payload) < sizeofNetconfmsg {
 			return Event{}, false
 		}
 		index := int(int32(number(find(msg.payload[sizeofNetconfmsg:], netconfaIfindex))))
-		return Event{Device: deviceName(m.devices, index)}, true
+		return Event{Device: deviceName(m.devices, index)}, m.knows(index)
 	}
 	return Event{}, false
+}
+
+// knows reports whether a device matters: what a detached or destroyed link
+// loses is no news. Below 1 are the settings of all devices and the defaults.
+func (m *monitor) knows(index int) bool {
+	_, known := m.devices[index]
+	return known || index < 1
 }
 
 // What linux/netconf.h says and x/sys/unix does not.
