@@ -29,6 +29,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/journal"
 	"github.com/ocicat-net/ocicat/internal/kernel"
+	"github.com/ocicat-net/ocicat/internal/nft"
 	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/reconcile"
 	"github.com/ocicat-net/ocicat/internal/store"
@@ -38,6 +39,7 @@ import (
 const (
 	sectionKernel  = "kernel"
 	sectionSpeaker = "speaker"
+	sectionFilter  = "filter"
 	sectionStatus  = "status"
 )
 
@@ -90,6 +92,7 @@ type Agent struct {
 
 	feed       *feed.Feed
 	kernel     *kernel.Handle
+	filter     *filter
 	speaker    *bgp.Speaker
 	reserve    *ipam.Reserve
 	journal    *journal.Journal
@@ -125,6 +128,11 @@ func New(cfg Config) (*Agent, error) {
 	if a.kernel, err = kernel.Open(); err != nil {
 		return nil, err
 	}
+	packets, err := nft.Open()
+	if err != nil {
+		return nil, errors.Join(err, a.kernel.Close())
+	}
+	a.filter = newFilter(packets)
 	a.speaker = bgp.New(bgp.Options{
 		Log:      cfg.Log,
 		StateDir: filepath.Join(cfg.RunDir, "gr"),
@@ -136,6 +144,7 @@ func New(cfg Config) (*Agent, error) {
 	a.loop = reconcile.New(cfg.Log,
 		reconcile.Section{Name: sectionKernel, Reconcile: a.converge, Resync: time.Minute},
 		reconcile.Section{Name: sectionSpeaker, Reconcile: a.convergeSpeaker},
+		reconcile.Section{Name: sectionFilter, Reconcile: a.convergeFilter, Resync: time.Minute},
 		reconcile.Section{Name: sectionStatus, Reconcile: a.publisher.publish, Resync: time.Minute},
 	)
 	a.resources = newResources(a)
@@ -150,7 +159,7 @@ func New(cfg Config) (*Agent, error) {
 		OnBlocks:    a.ownBlocks,
 	})
 	if err := a.openJournal(); err != nil {
-		return nil, errors.Join(err, a.kernel.Close())
+		return nil, errors.Join(err, a.kernel.Close(), packets.Close())
 	}
 	return a, nil
 }
@@ -167,6 +176,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.recall(); err != nil {
 		return err
 	}
+	_ = a.convergeFilter(ctx) // before the first ADD; its section tries again and says what is wrong
 	a.bury(ctx)
 	tasks := []task{
 		a.loop,
@@ -176,6 +186,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		named{"resources", a.resources.run},
 		named{"registration", a.register},
 		named{"kernel events", a.watchKernel},
+		named{"packet filter events", a.watchFilter},
 		named{"tombstones", a.watchTombstones},
 		cniserver.New(filepath.Join(a.cfg.RunDir, "cni.sock"), a, a.log),
 		admin.New(filepath.Join(a.cfg.RunDir, "admin.sock"), a, a, a.log),
@@ -191,7 +202,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.log.Info("agent started", "node", a.cfg.Node, "instance", a.id.Instance, "boot", a.id.BootID)
 	err := group.Wait()
-	return errors.Join(err, a.journal.Close(), a.kernel.Close())
+	return errors.Join(err, a.journal.Close(), a.kernel.Close(), a.filter.nft.Close())
 }
 
 // named is a task made of a function.
@@ -216,6 +227,7 @@ func (a *Agent) factsChanged(part feed.Part) {
 		a.loop.Mark(sectionSpeaker)
 	}
 	if part&feed.Resources != 0 {
+		a.loop.Mark(sectionFilter)
 		snap := a.feed.Snapshot()
 		a.reserve.SetSize(snap.Settings.Reserve)
 		a.reserve.Refresh()

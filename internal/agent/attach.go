@@ -230,7 +230,7 @@ func (a *Agent) serving() error {
 	if !a.feed.Snapshot().EndpointsSynced {
 		return fault.Hint(fault.New(fault.Unavailable, "the agent is starting"), "The runtime tries again by itself.")
 	}
-	return nil
+	return a.filter.ready()
 }
 
 // attributes are what the datastore stores beside the address, in Calico's

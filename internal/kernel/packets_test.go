@@ -111,7 +111,9 @@ func TestPodsCannotSpoof(t *testing.T) {
 func TestPodsCannotReachTheHostsLoopback(t *testing.T) {
 	n, pod := masterNode(t), nstest.New(t)
 	mustAttach(t, n, attachment(article(), pod))
-	pod.IP("link set lo down")
+	for _, local := range []string{"127.0.0.0/8", "127.0.0.1"} {
+		pod.IP("route del local " + local + " dev lo table local")
+	}
 	pod.IP("route add 127.0.0.1 via 169.254.1.1 dev eth0")
 	pod.SetSysctl("net/ipv4/conf/eth0/route_localnet", "1")
 	listener := listen(t, n.NS, "0.0.0.0:5353")
@@ -119,6 +121,11 @@ func TestPodsCannotReachTheHostsLoopback(t *testing.T) {
 	send(t, pod, "172.16.196.1:1000", "192.168.0.11:5353", "honest")
 	if got := receive(t, listener); got != "honest from 172.16.196.1:1000" {
 		t.Errorf("received %q", got)
+	}
+	n.SetSysctl("net/ipv4/conf/cali1dadcdd5b31/route_localnet", "1")
+	send(t, pod, "172.16.196.1:1000", "127.0.0.1:5353", "sneaked in")
+	if got := receive(t, listener); got != "sneaked in from 172.16.196.1:1000" {
+		t.Errorf("the twin with route_localnet received %q", got)
 	}
 }
 
