@@ -65,6 +65,9 @@ func (f *flushing) fail(err error) {
 
 // answer ends one wait. An address that nobody waits for any more goes back.
 func (f *flushing) answer(w *waiter, addr netip.Addr, err error) {
+	if fault.Is(err, fault.Unavailable) {
+		err = noAnswer(err)
+	}
 	f.r.mu.Lock()
 	defer f.r.mu.Unlock()
 	w.addr, w.err = addr, err

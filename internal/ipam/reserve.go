@@ -409,9 +409,24 @@ func (r *Reserve) Available() error {
 	case r.limit() > 0 && len(r.queue) > 0 && r.remaining() > 0:
 		return nil
 	case r.away != nil:
-		return fault.New(fault.Unavailable, "no address is held ready and the datastore is away: %w", r.away)
+		return noAnswer(r.away)
 	}
 	return nil
+}
+
+// noAnswer is what a Take answers that needs the datastore while that fails:
+// why, once, however many writes failed of it.
+func noAnswer(err error) error {
+	cause := err
+	for {
+		many, ok := cause.(interface{ Unwrap() []error })
+		if !ok || len(many.Unwrap()) == 0 {
+			break
+		}
+		cause = many.Unwrap()[0]
+	}
+	return fault.Hint(fault.New(fault.Unavailable, "no address is held ready and the datastore gives none: %w", cause),
+		"If the datastore is away, bring it back; the runtime tries again by itself.")
 }
 
 // Run sends heartbeats and writes behind, until ctx ends. What is pending

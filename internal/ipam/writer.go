@@ -88,7 +88,7 @@ func (r *Reserve) round(ctx context.Context, look bool) error {
 	defer r.unlockWrites()
 	if look {
 		if err := r.look(ctx); err != nil {
-			r.failWaiters(err)
+			r.failWaiters(noAnswer(err))
 			return err
 		}
 	}
