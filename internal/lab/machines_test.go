@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/nstest"
@@ -83,7 +84,12 @@ func TestMachines(t *testing.T) {
 
 	want := `default via 192.168.0.2 dev ens160 proto static metric 100
 192.168.0.0/24 dev ens160 proto kernel scope link src 192.168.0.12 metric 100`
-	if got := in(t, l, "k8s-node-1", "ip", "route", "show"); got != want {
+	var got string // linkdown is shown until the kernel noticed the carrier, within a second (linkwatch)
+	nstest.Eventually(t, 5*time.Second, func() bool {
+		got = in(t, l, "k8s-node-1", "ip", "route", "show")
+		return !strings.Contains(got, "linkdown")
+	}, "carrier on the uplink")
+	if got != want {
 		t.Errorf("routes of k8s-node-1:\n%s\nwant:\n%s", got, want)
 	}
 	link := in(t, l, "k8s-node-1", "ip", "addr", "show", "enp2s0")
