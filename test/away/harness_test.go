@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -224,6 +225,19 @@ func (w *world) solved(node, code string) {
 // runFile is the path of a file in a node's /run/ocicat.
 func (w *world) runFile(node string, name ...string) string {
 	return filepath.Join(append([]string{filepath.Dir(w.AdminSocket(node))}, name...)...)
+}
+
+// ocicat runs the command line on the lab and returns all it printed, and its
+// exit code.
+func (w *world) ocicat(args ...string) (string, int) {
+	w.t.Helper()
+	cmd := exec.Command(filepath.Join(w.Bin, "ocicat"), append([]string{"--lab", w.Name()}, args...)...)
+	cmd.Env = append(os.Environ(), "OCICAT_LAB_DIR="+w.Root)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		w.t.Fatalf("ocicat %v: %v", args, err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
 }
 
 // nodeOutput runs a command in a node and returns what it printed and its
