@@ -62,6 +62,10 @@ func (l *Lab) raiseDatastore(ctx context.Context, s *State) ([]string, error) {
 }
 
 func (l *Lab) startDatastore(s *State) error {
+	if p, ok := l.running("ocicat-etcd", netnsPath(l.gatewayNetns())); ok {
+		s.Datastore = p
+		return l.save(s)
+	}
 	path, err := l.program("ocicat-etcd")
 	if err != nil {
 		return err
@@ -87,6 +91,10 @@ func (l *Lab) startDatastore(s *State) error {
 // but n.
 func (l *Lab) startAgent(s *State, n *Node) error {
 	if n.Agent.Alive() {
+		return nil
+	}
+	if p, ok := l.running("ocicatd", netnsPath(n.Netns)); ok {
+		n.Agent = p
 		return nil
 	}
 	path, err := l.program("ocicatd")

@@ -327,6 +327,28 @@ func TestAgentsCanBeKilledAndRestarted(t *testing.T) {
 	}
 }
 
+// A command that was killed between starting a program and recording it leaves
+// one that runs: the next takes it over instead of starting a second.
+func TestUpTakesOverWhatWasNotRecorded(t *testing.T) {
+	topology := article(t, 2)
+	l := upLab(t, topology, nil)
+	before, err := l.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := *before
+	lost.Datastore, lost.Nodes = Process{}, slices.Clone(before.Nodes)
+	lost.Nodes[1].Agent = Process{}
+	if err := l.save(&lost); err != nil {
+		t.Fatal(err)
+	}
+	mustUp(t, l, topology, nil)
+	after, err := l.State()
+	if err != nil || after.Datastore != before.Datastore || after.Nodes[1].Agent != before.Nodes[1].Agent {
+		t.Errorf("datastore %v and agent %v were not taken over: %v and %v, %v", before.Datastore, before.Nodes[1].Agent, after.Datastore, after.Nodes[1].Agent, err)
+	}
+}
+
 // Two commands on one lab do not mix: the second waits, or gives up.
 func TestLock(t *testing.T) {
 	l := newLab(t, "")

@@ -191,6 +191,28 @@ func (l *Lab) start(d daemon) (Process, error) {
 	return p, nil
 }
 
+// running finds a daemon of the lab that an earlier command started and did
+// not live to record: by the lab's mark, its program and its network
+// namespace.
+func (l *Lab) running(program, netns string) (Process, bool) {
+	want, ok := inodeOf(netns)
+	if !ok {
+		return Process{}, false
+	}
+	found, err := processesWhere(func(pid int) bool {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil || strings.TrimSpace(string(name)) != program || !l.marked(pid) {
+			return false
+		}
+		inode, ok := inodeOf(fmt.Sprintf("/proc/%d/ns/net", pid))
+		return ok && inode == want
+	})
+	if err != nil || len(found) == 0 {
+		return Process{}, false
+	}
+	return found[0], true
+}
+
 // processes are all processes of the lab: those that carry its mark and those
 // that live in one of its namespaces, but not ourselves.
 func (l *Lab) processes() ([]Process, error) {
