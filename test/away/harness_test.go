@@ -240,6 +240,15 @@ func (w *world) ocicat(args ...string) (string, int) {
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
+// statusSays waits until the published state of the cluster has a problem.
+func (w *world) statusSays(problem string) {
+	w.t.Helper()
+	nstest.Eventually(w.t, 5*time.Second, func() bool {
+		out, code := w.ocicat("status")
+		return code == 10 && strings.Contains(out, problem)
+	}, "ocicat status says ", problem)
+}
+
 // nodeOutput runs a command in a node and returns what it printed and its
 // exit code.
 func (w *world) nodeOutput(node string, argv ...string) (string, int) {

@@ -69,9 +69,7 @@ func (w *world) foreignRoutes(learned string) {
 			w.t.Errorf("foreign route %s is gone:\n%s", foreign, routes)
 		}
 	}
-	if out, code := w.Ocicat("status"); code != 10 || !strings.Contains(out, "OC4004") {
-		w.t.Errorf("status, exit %d:\n%s", code, out)
-	}
+	w.statusSays("OC4004")
 	w.Node(master, "ip route del "+learned+" proto static")
 	w.solved(master, "OC4004")
 	w.reunited("m", "w")
