@@ -105,6 +105,8 @@ type Agent struct {
 	endpoints    locks[cluster.EndpointID] // held while one is attached or detached
 	hostEnds     locks[string]             // the same, of the endpoints that share a host end
 	burying      sync.Mutex                // held while tombstones are served
+	blocks       sync.Mutex                // held while the own blocks are set
+	blocksTold   bool                      // IPAM has told them
 	last         atomic.Pointer[converged]
 	peerProblems atomic.Pointer[[]problem.Problem] // of the last speaker section
 	verify       sync.Once

@@ -65,6 +65,9 @@ func (a *Agent) Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddRes
 
 // intend takes an address and writes down what is about to be made.
 func (a *Agent) intend(ctx context.Context, ep cluster.Endpoint, req cniwire.AddRequest) (journal.Attachment, error) {
+	if err := a.onlyInterface(ctx, ep); err != nil {
+		return journal.Attachment{}, err
+	}
 	if err := a.displace(ctx, ep); err != nil {
 		return journal.Attachment{}, err
 	}
@@ -106,6 +109,24 @@ func (a *Agent) endpointFor(id cluster.EndpointID, req cniwire.AddRequest) (clus
 	}
 	ep.MAC = mac
 	return ep, nil
+}
+
+// onlyInterface makes sure that the container has no other interface of ours:
+// both would be named after the same pod, and have the same address, as that
+// belongs to the container. One that was just detached gives it back first.
+func (a *Agent) onlyInterface(ctx context.Context, ep cluster.Endpoint) error {
+	for _, other := range a.journal.List() {
+		id := other.ID()
+		switch {
+		case id.ContainerID != ep.ID.ContainerID || id == ep.ID:
+		case other.State != journal.Detached:
+			return fault.Hint(fault.New(fault.Conflict, "attach %s: the container has interface %s of network %s already", ep.ID, id.IfName, other.Network),
+				"A pod has one interface of Ocicat: detach that one first, or leave this network out.")
+		case !a.undertaker.await(ctx, id):
+			return fault.Hint(fault.New(fault.Unavailable, "attach %s: the DEL of %s is not finished", ep.ID, id.IfName), "The runtime tries again by itself.")
+		}
+	}
+	return nil
 }
 
 // displace detaches an older container of the same pod: a runtime may start

@@ -13,6 +13,7 @@ import (
 	"github.com/ocicat-net/ocicat/api/meta"
 	v1 "github.com/ocicat-net/ocicat/api/v1"
 	"github.com/ocicat-net/ocicat/internal/cniwire"
+	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/nstest"
 	"github.com/ocicat-net/ocicat/internal/resource"
 	"github.com/ocicat-net/ocicat/internal/store"
@@ -33,6 +34,28 @@ func TestSameContainerAgain(t *testing.T) {
 	if links := ip(t, "link show"); strings.Contains(links, "cali") {
 		t.Errorf("links:\n%s", links)
 	}
+}
+
+// A container has one interface: a second one is refused before it could
+// share the first one's address; after the DEL it may have another.
+func TestSecondInterface(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	first := n.pod("web-0", "c1")
+	result := n.add(first)
+	second := *first
+	second.req.IfName = "net1"
+	if _, err := n.agent.Add(t.Context(), second.req); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "eth0") {
+		t.Errorf("second interface: %v", err)
+	}
+	first.ns.Run("busybox", "ping", "-c", "1", "-W", "2", "192.168.0.11")
+	n.del(first)
+	if again := n.add(&second); again.Addresses[0] == result.Addresses[0] {
+		t.Errorf("address %s has just been given back", again.Addresses[0])
+	}
+	nstest.Eventually(t, 5*time.Second, func() bool { return len(n.handles()) == 1 }, "one handle")
+	n.del(&second)
+	nstest.Eventually(t, 5*time.Second, func() bool { return len(n.handles()) == 0 }, "handles gone")
 }
 
 // An ADD whose caller goes away at any moment either answers or leaves

@@ -70,9 +70,10 @@ func (a *Agent) readBlocks(ctx context.Context) error {
 			blocks = append(blocks, cluster.Block{CIDR: block, Confirmed: affinity.State == alloc.Confirmed || affinity.State == ""})
 		}
 	}
-	a.ownBlocks(blocks)
-	if held := a.reserve.Blocks(); len(held) > 0 {
-		a.ownBlocks(held) // IPAM read them itself meanwhile, and may have claimed more
+	a.blocks.Lock()
+	defer a.blocks.Unlock()
+	if !a.blocksTold { // else IPAM read them itself meanwhile, and may have claimed more
+		a.setBlocks(blocks)
 	}
 	return nil
 }

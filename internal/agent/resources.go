@@ -278,6 +278,13 @@ func (a *Agent) nodeLabels(_ context.Context, node string) (map[string]string, e
 
 // ownBlocks takes over the blocks IPAM has for this node.
 func (a *Agent) ownBlocks(blocks []cluster.Block) {
+	a.blocks.Lock()
+	defer a.blocks.Unlock()
+	a.blocksTold = true
+	a.setBlocks(blocks)
+}
+
+func (a *Agent) setBlocks(blocks []cluster.Block) {
 	a.feed.SetBlocks(blocks)
 	a.resources.wantCopy()
 }
