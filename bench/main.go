@@ -52,6 +52,9 @@ func main() {
 // run prepares outside of the namespaces what only can be there, then runs
 // the program again inside.
 func run(ctx context.Context, o options) error {
+	if o.rounds < 1 || o.batches < 1 || o.parallel < 1 {
+		return errors.New("-rounds, -batches and -parallel: want at least 1 of each")
+	}
 	if os.Getenv(insideVar) != "" {
 		return measureAll(ctx, o)
 	}
