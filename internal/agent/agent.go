@@ -2,7 +2,7 @@
 
 // Package agent wires a node's agent together: which facts feed the Snapshot,
 // what is converged when, and the doors it opens. Deciding is core's, doing is
-// the edges'; here is the one list of tasks and the two calls of the CNI.
+// the edges'; here is the one list of tasks and the calls of the CNI.
 package agent
 
 import (
