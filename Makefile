@@ -15,10 +15,10 @@ VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 # Namespaces need root, the build does not.
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help build demo test bench lint fuzz race install clean
+.PHONY: help build demo test chaos chaos-ci bench lint fuzz race install clean
 
 help:           ## list the targets
-	@sed -n 's/^\([a-z]*\): .*## /\1	/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\): .*## /\1	/p' Makefile | expand -t 10
 
 build:          ## build the programs into bin/
 	@command -v go >/dev/null || { echo "make: Go is missing: install Go 1.26 or newer, see https://go.dev/doc/install" >&2; exit 1; }
@@ -29,7 +29,15 @@ demo: build     ## the article's cluster on this machine, walked and compared (r
 
 test:           ## all tests; as root it installs what they need
 	sh test/setup.sh
-	go run ./test/count ./...
+	go run ./test/count -except '/test/chaos/.' ./...
+
+chaos:          ## the reliability tests in full, write docs/reliability.md (root, hours)
+	sh test/setup.sh
+	go run ./test/chaos/report -full
+
+chaos-ci:       ## the reliability tests in numbers that fit into CI (root)
+	sh test/setup.sh
+	go run ./test/chaos/report -limit 20m
 
 race:           ## the tests of concurrent packages with the race detector (needs gcc)
 	CGO_ENABLED=1 go run ./test/count -race $$(sh test/race.sh)

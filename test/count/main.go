@@ -35,6 +35,7 @@ func main() {
 		limit      = flag.Duration("limit", 25*time.Minute, "`time` all may take, building included")
 		race       = flag.Bool("race", false, "test with the race detector")
 		run        = flag.String("run", "", "only tests matching `regexp`")
+		except     = flag.String("except", "^$", "no packages matching `regexp`")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -49,14 +50,19 @@ func main() {
 	if *run != "" {
 		args = append(args, "-run", *run)
 	}
+	left, err := regexp.Compile(*except)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "count: -except:", err)
+		os.Exit(2)
+	}
 	tally := newTally(os.Stdout, os.Geteuid() == 0)
-	if !tally.finish(testAll(ctx, args, flag.Args(), tally)) {
+	if !tally.finish(testAll(ctx, args, flag.Args(), left, tally)) {
 		os.Exit(1)
 	}
 }
 
-// testAll runs the tests of all packages the patterns name.
-func testAll(ctx context.Context, args, patterns []string, tally *tally) error {
+// testAll runs the tests of all packages the patterns name but those left out.
+func testAll(ctx context.Context, args, patterns []string, left *regexp.Regexp, tally *tally) error {
 	list := exec.CommandContext(ctx, "go", append([]string{"list"}, patterns...)...)
 	list.Stderr = os.Stderr
 	out, err := list.Output()
@@ -65,9 +71,11 @@ func testAll(ctx context.Context, args, patterns []string, tally *tally) error {
 	}
 	var together, oneByOne []string
 	for _, pkg := range strings.Fields(string(out)) {
-		if alone.MatchString(pkg) {
+		switch {
+		case left.MatchString(pkg):
+		case alone.MatchString(pkg):
 			oneByOne = append(oneByOne, pkg)
-		} else {
+		default:
 			together = append(together, pkg)
 		}
 	}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import "slices"
+
+// Case is something a node must survive.
+type Case struct{ ID, Title string }
+
+// Catalogue returns all cases, in their order. Letters group them: A the CNI
+// contract, B address management, C BGP across restarts, D routes and kernel,
+// E the datastore, F the machine, G attacks from pods.
+func Catalogue() []Case { return slices.Clone(catalogue) }
+
+// Title is what a case is about.
+func Title(id string) (string, bool) {
+	i := slices.IndexFunc(catalogue, func(c Case) bool { return c.ID == id })
+	if i < 0 {
+		return "", false
+	}
+	return catalogue[i].Title, true
+}
+
+var catalogue = []Case{
+	{"A1", "ADD repeated after success"},
+	{"A2", "plugin or agent killed at every step of ADD, then ADD again"},
+	{"A3", "plugin or agent killed at every step of ADD, then DEL"},
+	{"A4", "plugin or agent killed at every step of DEL, then DEL again"},
+	{"A5", "DEL of what was never added, twice, a hundred times"},
+	{"A6", "DEL with the namespace gone, CNI_NETNS empty, no prevResult"},
+	{"A7", "late DEL of a container whose pod was made anew"},
+	{"A8", "ADD where the interface exists in the pod"},
+	{"A9", "the host end's name is taken"},
+	{"A10", "CNI_NETNS is missing, a file, a directory, a link, or the host's own namespace"},
+	{"A11", "container id or interface name with a path, too long, with control characters"},
+	{"A12", "hostile CNI_ARGS"},
+	{"A13", "network configuration empty, cut off, huge, of wrong types or version"},
+	{"A14", "VERSION and results of every CNI version"},
+	{"A15", "CHECK after each part of an endpoint was changed"},
+	{"A16", "STATUS with the agent, the pool or the datastore gone"},
+	{"A17", "GC with valid and stale attachments of two networks"},
+	{"A18", "many ADDs and DELs at once on one node"},
+	{"A19", "ADD and DEL of one container at once"},
+	{"A20", "disk full, read-only, or failing under the state files"},
+	{"A21", "state file corrupt, empty, half written, or of a future version"},
+	{"A22", "ADD with the agent away"},
+	{"A23", "the runtime dies during ADD, or closes its end"},
+	{"A24", "chained plugins: prevResult, and failure of a later one"},
+	{"B1", "many nodes race for addresses of one pool"},
+	{"B2", "the same, the datastore killed again and again"},
+	{"B3", "a write happens and its answer is lost"},
+	{"B4", "a write happens after its caller gave up"},
+	{"B5", "a node cut off from the datastore"},
+	{"B6", "a datastore of three members loses its leader"},
+	{"B7", "two nodes claim one block"},
+	{"B8", "a block is released while another node borrows from it"},
+	{"B9", "the pool is exhausted"},
+	{"B10", "an address is borrowed from another node's block"},
+	{"B11", "the limit of blocks per node is reached"},
+	{"B12", "a node is deleted while its pods still run"},
+	{"B13", "a node is deleted and made anew under its name"},
+	{"B14", "an address whose pod is gone without a DEL"},
+	{"B15", "a handle of several addresses of which one is in use"},
+	{"B16", "a release of an address that was given again meanwhile"},
+	{"B17", "a pool is disabled, deleted, overlapped or resized while in use"},
+	{"B18", "reserved addresses, and blocks of one, two and four addresses"},
+	{"B20", "a requested address in use, outside all pools, or in another node's block"},
+	{"B21", "nodes come and go by the thousand"},
+	{"B22", "a million of assignments and releases; cooldown"},
+	{"C4", "peers without multiprotocol, four-octet AS, route refresh or graceful restart"},
+	{"C5", "wrong and changed TCP MD5 passwords"},
+	{"C7", "a silent peer: the hold timer"},
+	{"C8", "the agent is frozen"},
+	{"C9", "the agent is killed and started again"},
+	{"C10", "the agent is stopped by SIGTERM, or upgraded"},
+	{"C11", "a node is drained"},
+	{"C12", "a restart tells the truth in its restart and forwarding bits"},
+	{"C13", "a restart takes longer than its restart time"},
+	{"C14", "all nodes restart at once"},
+	{"C15", "a peer restarts five times, dies, or never ends its routes"},
+	{"C23", "200 sessions with churn"},
+	{"C24", "a flood of connections from strangers"},
+	{"C25", "a peer that does not read"},
+	{"C26", "the address of a session changes"},
+	{"D1", "a route of ours is deleted"},
+	{"D2", "all our routes are flushed"},
+	{"D3", "somebody else's better route to the same prefix"},
+	{"D4", "foreign routes, with and without our protocol number"},
+	{"D5", "host ends set down, renamed, moved or deleted"},
+	{"D6", "uplink down and up; MAC of a next hop changes"},
+	{"D7", "no stale next hop after a link went down"},
+	{"D8", "the netlink monitor overruns"},
+	{"D9", "interrupted and failing dumps"},
+	{"D10", "100,000 routes and 500 pods"},
+	{"D11", "a start among right, wrong, missing and foreign state"},
+	{"D12", "the agent stays dead"},
+	{"D13", "the agent is killed at every kernel write"},
+	{"D15", "settings are changed behind our back"},
+	{"D16", "permanent neighbours are deleted, or the pod changes its MAC"},
+	{"D17", "no default route on the node"},
+	{"D18", "the blackhole of a block is deleted"},
+	{"E1", "the datastore is dead for long"},
+	{"E2", "the agent restarts while the datastore is dead"},
+	{"E3", "the datastore is silently black-holed"},
+	{"E4", "the datastore is slow"},
+	{"E5", "the datastore is compacted under a watch"},
+	{"E6", "a watch loses an event"},
+	{"E7", "credentials and certificates: wrong, rotated, expired"},
+	{"E8", "an object that is corrupt, too large, or of another version"},
+	{"E9", "the datastore is wiped, or restored from an old backup"},
+	{"E10", "the datastore is out of quota"},
+	{"E11", "many agents reconnect at once"},
+	{"E12", "two versions of agents on one datastore"},
+	{"F1", "reboot with pods that nobody deleted"},
+	{"F2", "the node's address changes"},
+	{"F3", "the clock jumps"},
+	{"F4", "killed by the memory limit"},
+	{"F5", "file descriptors are exhausted"},
+	{"F6", "disk full, read-only or lost"},
+	{"F7", "two agents on one node, two nodes of one name"},
+	{"F8", "the node sleeps for five minutes"},
+	{"G2", "a pod sends from addresses that are not its own"},
+	{"G3", "a pod floods and poisons the neighbour tables"},
+	{"G4", "a pod sends router advertisements and redirects"},
+	{"G5", "a pod opens BGP, datastore, admin or loopback ports of its node"},
+	{"G9", "secrets in logs, files, arguments and metrics"},
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command report runs the reliability tests and writes what they measured to
+// docs/reliability.md. By default it runs the bounded form and writes nothing;
+// -full runs the numbers of the table and writes it. -run and packages choose,
+// for a part of it: then rows of other cases stay as they were.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ocicat-net/ocicat/test/chaos"
+)
+
+// recordsFile keeps the records between runs, so that a part of the suite can
+// be run again.
+const recordsFile = "test/chaos/records.json"
+
+// recorder is what a test that records a case imports.
+const recorder = "github.com/ocicat-net/ocicat/test/chaos"
+
+func main() {
+	var (
+		full  = flag.Bool("full", false, "run the full numbers and write docs/reliability.md")
+		run   = flag.String("run", "", "only tests matching `regexp`")
+		limit = flag.Duration("limit", 6*time.Hour, "`time` all may take")
+	)
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := suite(ctx, *full, *run, *limit, flag.Args()); err != nil {
+		fmt.Fprintf(os.Stderr, "chaos: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// suite runs the tests and, in full, brings the table up to date.
+func suite(ctx context.Context, full bool, run string, limit time.Duration, packages []string) error {
+	dir, err := os.MkdirTemp("", "ocicat-chaos-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if len(packages) == 0 {
+		if packages, err = recording(ctx, full); err != nil {
+			return err
+		}
+	}
+	testErr := test(ctx, dir, full, run, limit, packages)
+	if !full {
+		return testErr
+	}
+	return errors.Join(testErr, update(dir))
+}
+
+// recording are the packages of the suite: those below test/chaos, and in full
+// also all others whose tests record a case.
+func recording(ctx context.Context, full bool) ([]string, error) {
+	packages := []string{"./test/chaos/..."}
+	if !full {
+		return packages, nil
+	}
+	format := `{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}`
+	out, err := exec.CommandContext(ctx, "go", "list", "-f", format, "./...").Output()
+	if err != nil {
+		return nil, fmt.Errorf("list packages: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		for _, imported := range words[1:] {
+			if imported == recorder && !strings.HasPrefix(words[0], recorder) {
+				packages = append(packages, words[0])
+				break
+			}
+		}
+	}
+	return packages, nil
+}
+
+// test runs go test by way of test/count, which counts.
+func test(ctx context.Context, dir string, full bool, run string, limit time.Duration, packages []string) error {
+	perPackage := limit
+	args := []string{"run", "./test/count", "-limit", limit.String(), "-timeout", perPackage.String()}
+	if run != "" {
+		args = append(args, "-run", run)
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), chaos.EnvDir+"="+dir)
+	if full {
+		cmd.Env = append(cmd.Env, chaos.EnvFull+"=1")
+	}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	return cmd.Run()
+}
+
+// update merges the records of this run into the kept ones and writes the
+// table.
+func update(dir string) error {
+	kept, err := load(recordsFile)
+	if err != nil {
+		return err
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	for _, path := range found {
+		r, err := read(path)
+		if err != nil {
+			return err
+		}
+		if r.Package, err = filepath.Rel(root, r.Package); err != nil {
+			return err
+		}
+		kept[r.Package+" "+r.Test+" "+r.ID] = r
+	}
+	if err := save(recordsFile, kept); err != nil {
+		return err
+	}
+	return os.WriteFile("docs/reliability.md", []byte(table(sorted(kept))), 0o644)
+}
+
+func read(path string) (*chaos.Record, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &chaos.Record{}
+	if err := json.Unmarshal(data, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}
+
+func load(path string) (map[string]*chaos.Record, error) {
+	kept := map[string]*chaos.Record{}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return kept, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []*chaos.Record
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, r := range list {
+		kept[r.Package+" "+r.Test+" "+r.ID] = r
+	}
+	return kept, nil
+}
+
+func save(path string, kept map[string]*chaos.Record) error {
+	data, err := json.MarshalIndent(sorted(kept), "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(data, '\n'), 0o644)
+}
