@@ -19,6 +19,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/admin"
 	"github.com/ocicat-net/ocicat/internal/lab"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/flow"
 	"github.com/ocicat-net/ocicat/test/labtest"
 )
 
@@ -29,6 +30,9 @@ const (
 	sender        = "devops/sender"
 	receiver      = "devops/receiver"
 )
+
+// perSecond is the rate of the flow, in packets.
+const perSecond = 10_000
 
 // dyingBlock is the block of the node whose agent dies.
 var dyingBlock = netip.MustParsePrefix("172.16.109.64/26")
@@ -44,26 +48,26 @@ func up(t *testing.T) (l *labtest.Lab, to netip.Addr) {
 }
 
 // measure runs a flow from the sender to the receiver across what during does.
-func measure(t *testing.T, l *labtest.Lab, to netip.Addr, during func(*flow)) (lost, events int64) {
+func measure(t *testing.T, l *labtest.Lab, to netip.Addr, during func(*flow.Flow)) (lost, events int64) {
 	t.Helper()
-	routes := watchRoutes(t, l.Netns(stable), dyingBlock)
-	f := startFlow(t, l.Netns("devops.sender"), l.Netns("devops.receiver"), to)
-	f.awaitSent(t, perSecond/2)
+	routes := flow.WatchRoutes(t, l.Netns(stable), dyingBlock)
+	f := flow.StartAt(t, l.Netns("devops.sender"), l.Netns("devops.receiver"), to, perSecond)
+	f.AwaitSent(t, perSecond/2)
 	during(f)
-	f.awaitSent(t, 2*perSecond)
-	sent, lost := f.end()
+	f.AwaitSent(t, 2*perSecond)
+	sent, lost := f.End()
 	t.Logf("%d packets sent, %d lost, %d route events in the peer's kernel", sent, lost, routes.Load())
 	return lost, routes.Load()
 }
 
 // killAndRestart kills the agent with SIGKILL and starts it again half a
 // second of the flow later.
-func killAndRestart(t *testing.T, l *labtest.Lab, f *flow) {
+func killAndRestart(t *testing.T, l *labtest.Lab, f *flow.Flow) {
 	t.Helper()
 	if err := l.KillAgent(t.Context(), dying); err != nil {
 		t.Fatal(err)
 	}
-	f.awaitSent(t, perSecond/2)
+	f.AwaitSent(t, perSecond/2)
 	if err := l.RestartAgent(t.Context(), dying); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +84,7 @@ func established(t *testing.T, l *labtest.Lab) {
 
 func TestKillLosesNothing(t *testing.T) {
 	l, to := up(t)
-	lost, events := measure(t, l, to, func(f *flow) {
+	lost, events := measure(t, l, to, func(f *flow.Flow) {
 		killAndRestart(t, l, f)
 		established(t, l)
 	})
@@ -91,7 +95,7 @@ func TestKillLosesNothing(t *testing.T) {
 
 func TestStopLosesNothing(t *testing.T) {
 	l, to := up(t)
-	lost, events := measure(t, l, to, func(f *flow) {
+	lost, events := measure(t, l, to, func(f *flow.Flow) {
 		if err := l.RestartAgent(t.Context(), dying); err != nil { // with SIGTERM
 			t.Fatal(err)
 		}
@@ -105,7 +109,7 @@ func TestStopLosesNothing(t *testing.T) {
 // The twin: a Cease makes the peer forget the routes at once.
 func TestCeaseLoses(t *testing.T) {
 	l, to := up(t)
-	lost, events := measure(t, l, to, func(*flow) {
+	lost, events := measure(t, l, to, func(*flow.Flow) {
 		if err := admin.Dial(l.AdminSocket(dying)).Drain(t.Context(), "test"); err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +167,7 @@ protocol bgp node1 {
 func TestKillLosesNothingWithBIRD(t *testing.T) {
 	l, to := up(t)
 	withBIRD(t, l)
-	lost, events := measure(t, l, to, func(f *flow) {
+	lost, events := measure(t, l, to, func(f *flow.Flow) {
 		killAndRestart(t, l, f)
 		established(t, l)
 	})
@@ -175,7 +179,7 @@ func TestKillLosesNothingWithBIRD(t *testing.T) {
 func TestCeaseLosesWithBIRD(t *testing.T) {
 	l, to := up(t)
 	withBIRD(t, l)
-	lost, events := measure(t, l, to, func(*flow) {
+	lost, events := measure(t, l, to, func(*flow.Flow) {
 		if err := admin.Dial(l.AdminSocket(dying)).Drain(t.Context(), "test"); err != nil {
 			t.Fatal(err)
 		}
