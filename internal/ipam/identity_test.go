@@ -62,7 +62,7 @@ func TestHeartbeatEachMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
 		s.run(ReserveConfig{Node: "n1", Size: 4})
-		time.Sleep(10*beatInterval + time.Second)
+		time.Sleep(10*DefaultTimes().Beat + time.Second)
 		if got, want := s.heartbeatOf("n1"), (Heartbeat{11, "uid-n1", "boot-1"}); got != want {
 			t.Errorf("heartbeat %+v, want %+v", got, want)
 		}
@@ -206,7 +206,7 @@ func TestRestoredDatastore(t *testing.T) {
 		}
 		refusing := storetest.Rule{Op: storetest.OpPut, Match: func(k store.Key) bool { return k.Kind == store.Block }, Effect: storetest.Refuse}
 		a.store.Inject(refusing)
-		time.Sleep(beatInterval + time.Second)
+		time.Sleep(DefaultTimes().Beat + time.Second)
 		if _, err := a.Take(t.Context(), Claim{Handle: "doubtful"}); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("before everything is asserted: %v", err)
 		}
@@ -241,11 +241,11 @@ func TestLateHeartbeatIsOwn(t *testing.T) {
 		synctest.Wait()
 		for _, effect := range []storetest.Effect{storetest.Lose, storetest.Vanish, storetest.Late} {
 			a.store.Inject(storetest.Rule{Op: storetest.OpPut, Match: isHeartbeat, Effect: effect, Times: 1})
-			time.Sleep(beatInterval + time.Second)
+			time.Sleep(DefaultTimes().Beat + time.Second)
 			a.store.Flush(t.Context())
-			time.Sleep(2 * beatInterval)
+			time.Sleep(2 * DefaultTimes().Beat)
 			a.store.Heal()
-			if hasProblem(a, problem.IdentityConflict) || a.State().Lease < LeaseTime-2*beatInterval {
+			if hasProblem(a, problem.IdentityConflict) || a.State().Lease < LeaseTime-2*DefaultTimes().Beat {
 				t.Errorf("effect %v: %+v", effect, a.State())
 			}
 		}

@@ -23,13 +23,9 @@ import (
 
 // Times of the heartbeat.
 const (
-	beatInterval = time.Minute
-	beatTimeout  = 10 * time.Second // of one try
-	beatRetry    = 5 * time.Second  // after one that failed
-	// takeover is how long another instance's heartbeat must stand still
-	// before this one takes the node's name over.
-	takeover = 3 * time.Minute
-	watching = 15 * time.Second // how often a standstill is looked at
+	beatTimeout = 10 * time.Second // of one try
+	beatRetry   = 5 * time.Second  // after one that failed, or sooner with short times
+	watching    = 15 * time.Second // how often a standstill is looked at, likewise
 )
 
 // Heartbeat is the stored sign of life of a node's agent. It stands still
@@ -64,7 +60,7 @@ func (r *Reserve) remaining() time.Duration {
 	if !r.lease.valid || r.identity != nil {
 		return 0
 	}
-	return LeaseTime - (r.cfg.Boottime() - r.lease.start)
+	return r.cfg.Times.Lease - (r.cfg.Boottime() - r.lease.start)
 }
 
 // boottime reads CLOCK_BOOTTIME.
@@ -79,7 +75,7 @@ func (r *Reserve) beat(ctx context.Context) {
 	var foreign standstill
 	failing := false
 	for {
-		wait := beatInterval
+		wait := r.cfg.Times.Beat
 		err := r.heartbeat(ctx, &foreign)
 		switch {
 		case err == nil:
@@ -94,9 +90,9 @@ func (r *Reserve) beat(ctx context.Context) {
 				r.log.Warn("heartbeat failed, trying again", "error", err)
 			}
 			failing = true
-			wait = beatRetry
+			wait = min(beatRetry, r.cfg.Times.Beat)
 			if errors.Is(err, errForeign) {
-				wait = watching
+				wait = min(watching, r.cfg.Times.Takeover/4)
 			}
 			if r.allowed() != nil {
 				r.failWaiters(err)
@@ -119,12 +115,12 @@ type standstill struct {
 	since time.Time
 }
 
-// still reports whether the heartbeat at rev has stood still long enough.
-func (s *standstill) still(rev store.Revision) bool {
+// still reports whether the heartbeat at rev has stood still for at least d.
+func (s *standstill) still(rev store.Revision, d time.Duration) bool {
 	if s.rev != rev || s.since.IsZero() {
 		*s = standstill{rev, time.Now()}
 	}
-	return time.Since(s.since) >= takeover
+	return time.Since(s.since) >= d
 }
 
 // heartbeat writes one heartbeat over this instance's last, or takes the name
@@ -216,7 +212,7 @@ func (r *Reserve) findHeartbeat(ctx context.Context, foreign *standstill, expect
 	mine := stored.InstanceUID == r.cfg.InstanceUID && (first || missing || stored.BootID == r.cfg.BootID)
 	if !(first && mine || !missing && slices.Contains(expect, stored)) {
 		r.suspend(stored, missing)
-		if !mine && !foreign.still(e.Revision) {
+		if !mine && !foreign.still(e.Revision, r.cfg.Times.Takeover) {
 			return lease{}, fmt.Errorf("%w: %w", r.allowed(), errForeign)
 		}
 		if err := r.reassert(ctx); err != nil {

@@ -23,10 +23,6 @@ import (
 // DefaultReserve is how many addresses an agent holds ready by default.
 const DefaultReserve = 16
 
-// LeaseTime is how long the reserve may be used after the start of the last
-// successful heartbeat. Whoever reclaims a node's blocks waits longer.
-const LeaseTime = time.Hour
-
 // ReserveConfig is what a Reserve needs.
 type ReserveConfig struct {
 	Client *Client
@@ -41,6 +37,8 @@ type ReserveConfig struct {
 	// LeaseFile keeps the lease over a restart of the agent; it lies where a
 	// reboot clears it. "" keeps it nowhere.
 	LeaseFile string
+	// Times are those of the lease; zero for the default.
+	Times Times
 	// Boottime reads CLOCK_BOOTTIME, which a suspended machine cannot stop;
 	// nil is the kernel's.
 	Boottime func() time.Duration
@@ -144,6 +142,9 @@ var errStarting = fault.New(fault.Unavailable, "wait for the first heartbeat: no
 // NewReserve returns a Reserve with the lease and addresses of cfg.LeaseFile,
 // if that is of this instance and boot.
 func NewReserve(cfg ReserveConfig) *Reserve {
+	if cfg.Times == (Times{}) {
+		cfg.Times = DefaultTimes()
+	}
 	if cfg.Boottime == nil {
 		cfg.Boottime = boottime
 	}

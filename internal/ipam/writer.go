@@ -30,9 +30,12 @@ type cached struct {
 	rev   store.Revision
 }
 
+// checkInterval is the time between two looks, shorter with a short lease.
+func (r *Reserve) checkInterval() time.Duration { return min(checkInterval, r.cfg.Times.Beat) }
+
 // write writes behind, tops up and checks, until ctx ends.
 func (r *Reserve) write(ctx context.Context) {
-	check := time.NewTicker(checkInterval)
+	check := time.NewTicker(r.checkInterval())
 	defer check.Stop()
 	look, wait := true, time.Duration(0) // wait: until the retry of a round that failed
 	for {
@@ -185,7 +188,7 @@ func (r *Reserve) sight(own []*alloc.Block) {
 				r.judge(s, who, strays[s])
 			case who.Secondary[alloc.AttrBoot] != r.cfg.BootID:
 				resting[addr] = firstSeen(r.resting[addr])
-				if time.Since(resting[addr]) >= LeaseTime {
+				if time.Since(resting[addr]) >= r.cfg.Times.Lease {
 					held = append(held, ready{addr, b.SequenceOf(addr)})
 				}
 			default:
@@ -224,15 +227,15 @@ func firstSeen(before time.Time) time.Time {
 // machine's disk looks the same, and its lease ends only with time.
 func (r *Reserve) rests(addr netip.Addr) bool {
 	since, known := r.resting[addr]
-	return known && time.Since(since) < LeaseTime
+	return known && time.Since(since) < r.cfg.Times.Lease
 }
 
 // judge releases an allocation that no pod accounts for: of this boot when it
 // is seen a second time, of another once that one's lease must be over.
 func (r *Reserve) judge(s stray, who alloc.Attribute, since time.Time) {
-	wait := checkInterval / 2
+	wait := r.checkInterval() / 2
 	if who.Secondary[alloc.AttrBoot] != r.cfg.BootID {
-		wait = LeaseTime
+		wait = r.cfg.Times.Lease
 	}
 	if time.Since(since) >= wait {
 		r.log.Info("released an address of this node that no pod holds", "address", s.addr, "holder", who)

@@ -26,7 +26,7 @@ func Kinds() []Kind {
 	return []Kind{
 		IPPool, IPReservation, BGPConfiguration, BGPPeer, Node,
 		Block, Affinity, Handle, IPAMConfig,
-		OcicatConfiguration, NodeStatus, Heartbeat,
+		OcicatConfiguration, NodeStatus, Heartbeat, Election,
 	}
 }
 

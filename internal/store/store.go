@@ -32,6 +32,7 @@ const (
 	OcicatConfiguration Kind = "OcicatConfiguration" // name: "default"
 	NodeStatus          Kind = "NodeStatus"          // name: the node
 	Heartbeat           Kind = "Heartbeat"           // name: the node
+	Election            Kind = "Election"            // name: the duty, as "collector"
 )
 
 // Key names one object.

@@ -43,6 +43,8 @@ func named(kind store.Kind) (root string, ok bool) {
 		return ownRoot + "nodestatuses/", true
 	case store.Heartbeat:
 		return ownRoot + "heartbeats/", true
+	case store.Election:
+		return ownRoot + "elections/", true
 	}
 	return "", false
 }

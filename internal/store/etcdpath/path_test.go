@@ -105,6 +105,7 @@ func TestOwnPaths(t *testing.T) {
 		{Kind: store.OcicatConfiguration, Name: "default"}: "/ocicat/v1/ocicatconfigurations/default",
 		{Kind: store.NodeStatus, Name: "k8s-node-1"}:       "/ocicat/v1/nodestatuses/k8s-node-1",
 		{Kind: store.Heartbeat, Name: "k8s-node-1"}:        "/ocicat/v1/heartbeats/k8s-node-1",
+		{Kind: store.Election, Name: "collector"}:          "/ocicat/v1/elections/collector",
 	} {
 		if got := Of(key); got != want {
 			t.Errorf("key of %v is %s, want %s", key, got, want)
