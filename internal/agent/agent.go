@@ -151,7 +151,7 @@ func New(cfg Config) (*Agent, error) {
 	)
 	a.resources = newResources(a)
 	a.reserve = ipam.NewReserve(ipam.ReserveConfig{
-		Client:      ipam.NewClient(ipam.ClientConfig{Store: cfg.Store, Pools: a.usablePools, NodeLabels: a.nodeLabels}),
+		Client:      ipam.NewClient(ipam.ClientConfig{Store: cfg.Store, Pools: a.pools, NodeLabels: a.nodeLabels, Reservations: a.reservations}),
 		Node:        string(cfg.Node),
 		InstanceUID: id.Instance,
 		BootID:      id.BootID,

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -22,7 +23,7 @@ import (
 )
 
 // followed are the kinds of resources an agent decides with.
-var followed = []store.Kind{store.IPPool, store.Node, store.BGPConfiguration, store.BGPPeer, store.OcicatConfiguration}
+var followed = []store.Kind{store.IPPool, store.IPReservation, store.Node, store.BGPConfiguration, store.BGPPeer, store.OcicatConfiguration}
 
 // resources follows the datastore's resources, feeds what they say and keeps
 // the local copy.
@@ -128,6 +129,12 @@ func (r *resources) decide(synced bool) (feed.Cluster, []problem.Problem) {
 			if pool.CIDR.Addr().Is4() {
 				c.Pools = append(c.Pools, pool)
 			}
+		case *v3.IPReservation:
+			ranges, err := convert.Reservation(o)
+			if err != nil {
+				problems = append(problems, resource.Quarantined(e.Key, err))
+			}
+			c.Reserved = append(c.Reserved, ranges...)
 		case *v3.Node:
 			node := convert.Node(o)
 			c.Nodes[node.Name] = node
@@ -258,13 +265,19 @@ func (r *resources) copy() localCopy {
 	return c
 }
 
-// usablePools are the pools this node may take addresses from, for IPAM.
-func (a *Agent) usablePools(context.Context) ([]cluster.Pool, error) {
+// pools are all pools for IPAM, each with why this node takes no addresses
+// from it.
+func (a *Agent) pools(context.Context) ([]cluster.Pool, error) {
 	snap := a.feed.Snapshot()
 	if !snap.StoreSynced {
 		return nil, fault.New(fault.Unavailable, "the pools are not known yet")
 	}
-	return core.UsablePools(snap), nil
+	return core.JudgedPools(snap), nil
+}
+
+// reservations are the ranges that pods only get by asking for an address.
+func (a *Agent) reservations(context.Context) ([]netip.Prefix, error) {
+	return a.feed.Snapshot().Reserved, nil
 }
 
 // nodeLabels are the labels of a node, for the pools' node selectors.

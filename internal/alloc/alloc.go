@@ -168,6 +168,21 @@ func (b *Block) ByHandle(handle string) []netip.Addr {
 	return b.HeldBy(func(a Attribute) bool { return a.Handle == handle })
 }
 
+// Assignable counts the free addresses that AssignNext with the same skip could
+// give; skip may be nil.
+func (b *Block) Assignable(skip func(netip.Addr) bool) int {
+	if skip == nil {
+		return len(b.Unallocated)
+	}
+	n := 0
+	for _, ordinal := range b.Unallocated {
+		if !skip(cidr.At(b.CIDR, ordinal)) {
+			n++
+		}
+	}
+	return n
+}
+
 // AssignNext gives up to n free addresses to who, first in first out, passing
 // over those that skip names; skip may be nil. The addresses passed over keep
 // their place.

@@ -44,9 +44,13 @@ type Pool struct {
 	NATOutgoing      bool
 	Disabled         bool // no new addresses from it; its routes stay
 	DisableBGPExport bool
-	NodeSelector     string
-	AllowedUses      []string // "Workload", "Tunnel", …; empty means all
-	Manual           bool     // assignmentMode Manual: only addresses asked for by name
+	NodeSelector     string // nodes that may take addresses from it; "" is all
+	// NamespaceSelector chooses the Kubernetes namespaces whose pods may; "" is
+	// all.
+	NamespaceSelector string
+	AllowedUses       []string // "Workload", "Tunnel", …; empty means all
+	Manual            bool     // assignmentMode Manual: only addresses asked for by name
+	Unusable          string   // why this node takes no new addresses from it although it is enabled, "" if it does
 }
 
 // Block is one IPAM block this node has an affinity to.
@@ -140,8 +144,9 @@ type Snapshot struct {
 	Self      NodeName
 	Settings  Settings
 	Nodes     map[NodeName]Node
-	Pools     []Pool  // sorted by name
-	Blocks    []Block // own blocks, sorted by CIDR
+	Pools     []Pool         // sorted by name
+	Reserved  []netip.Prefix // what IPReservations keep from being assigned unasked, sorted
+	Blocks    []Block        // own blocks, sorted by CIDR
 	Endpoints map[EndpointID]Endpoint
 	BGP       BGP
 	Peers     []PeerSpec // sorted by name

@@ -27,18 +27,35 @@ func Pool(p *v3.IPPool) (cluster.Pool, error) {
 		return cluster.Pool{}, fault.New(fault.Invalid, "pool %s: spec.blockSize %d does not fit %s", p.Metadata.Name, p.Spec.BlockSize, cidr)
 	}
 	return cluster.Pool{
-		Name:             p.Metadata.Name,
-		CIDR:             cidr.Masked(),
-		BlockSize:        p.Spec.BlockSize,
-		IPIP:             cluster.EncapMode(p.Spec.IPIPMode),
-		VXLAN:            cluster.EncapMode(p.Spec.VXLANMode),
-		NATOutgoing:      p.Spec.NATOutgoing,
-		Disabled:         p.Spec.Disabled,
-		DisableBGPExport: p.Spec.DisableBGPExport,
-		NodeSelector:     p.Spec.NodeSelector,
-		AllowedUses:      p.Spec.AllowedUses,
-		Manual:           p.Spec.AssignmentMode == v3.Manual,
+		Name:              p.Metadata.Name,
+		CIDR:              cidr.Masked(),
+		BlockSize:         p.Spec.BlockSize,
+		IPIP:              cluster.EncapMode(p.Spec.IPIPMode),
+		VXLAN:             cluster.EncapMode(p.Spec.VXLANMode),
+		NATOutgoing:       p.Spec.NATOutgoing,
+		Disabled:          p.Spec.Disabled,
+		DisableBGPExport:  p.Spec.DisableBGPExport,
+		NodeSelector:      p.Spec.NodeSelector,
+		NamespaceSelector: p.Spec.NamespaceSelector,
+		AllowedUses:       p.Spec.AllowedUses,
+		Manual:            p.Spec.AssignmentMode == v3.Manual,
 	}, nil
+}
+
+// Reservation converts an IPReservation to its ranges. Those that do not parse
+// are left out, and Invalid.
+func Reservation(r *v3.IPReservation) ([]netip.Prefix, error) {
+	var ranges []netip.Prefix
+	var wrong error
+	for i, text := range r.Spec.ReservedCIDRs {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			wrong = fault.New(fault.Invalid, "reservation %s: spec.reservedCIDRs[%d] %q: not a prefix", r.Metadata.Name, i, text)
+			continue
+		}
+		ranges = append(ranges, p.Masked())
+	}
+	return ranges, wrong
 }
 
 // Node converts a Node. One without a BGP address has none, which is no

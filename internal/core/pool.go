@@ -5,6 +5,7 @@ package core
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/problem"
@@ -40,15 +41,22 @@ func poolProblems(s *cluster.Snapshot) []problem.Problem {
 // UsablePools are the enabled pools whose CIDR collides with nothing this
 // node knows: the ones it may take addresses from.
 func UsablePools(s *cluster.Snapshot) []cluster.Pool {
-	var usable []cluster.Pool
-	for i, pool := range s.Pools {
-		_, overlapsPool := overlappedPool(s.Pools[:i], pool)
-		dev, _ := overlappedNetwork(s, pool.CIDR)
-		if !pool.Disabled && !overlapsPool && dev == "" {
-			usable = append(usable, pool)
+	return slices.DeleteFunc(JudgedPools(s), func(p cluster.Pool) bool { return p.Disabled || p.Unusable != "" })
+}
+
+// JudgedPools are all pools; those whose CIDR collides with something this
+// node knows say so as Unusable.
+func JudgedPools(s *cluster.Snapshot) []cluster.Pool {
+	judged := slices.Clone(s.Pools)
+	for i := range judged {
+		if other, overlaps := overlappedPool(s.Pools[:i], judged[i]); overlaps {
+			judged[i].Unusable = "overlaps pool " + other
+		}
+		if dev, net := overlappedNetwork(s, judged[i].CIDR); dev != "" {
+			judged[i].Unusable = fmt.Sprintf("overlaps network %s on %s", net, dev)
 		}
 	}
-	return usable
+	return judged
 }
 
 // overlappedNetwork returns the device and network of this node that pool

@@ -69,8 +69,10 @@ func (f *Feed) publish(part Part, edit func(*cluster.Snapshot)) {
 type Cluster struct {
 	Nodes map[cluster.NodeName]cluster.Node
 	Pools []cluster.Pool
-	BGP   cluster.BGP
-	Peers []cluster.PeerSpec
+	// Reserved are the ranges of all IPReservations.
+	Reserved []netip.Prefix
+	BGP      cluster.BGP
+	Peers    []cluster.PeerSpec
 	// Settings as the resources change them.
 	Settings cluster.Settings
 	// Synced says that this came whole from the datastore or its local copy.
@@ -81,8 +83,10 @@ type Cluster struct {
 // the feed afterwards.
 func (f *Feed) SetCluster(c Cluster) {
 	slices.SortFunc(c.Pools, func(a, b cluster.Pool) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(c.Reserved, comparePrefix)
 	slices.SortFunc(c.Peers, func(a, b cluster.PeerSpec) int { return cmp.Compare(a.Name, b.Name) })
 	f.publish(Resources, func(s *cluster.Snapshot) {
+		s.Reserved = slices.Compact(c.Reserved)
 		s.Nodes, s.Pools, s.BGP, s.Peers, s.Settings = c.Nodes, c.Pools, c.BGP, c.Peers, c.Settings
 		s.StoreSynced = s.StoreSynced || c.Synced
 		s.PastPools = withPools(s.PastPools, c.Pools)

@@ -28,6 +28,9 @@ type AssignRequest struct {
 	Family int      // 4 or 6
 	Num    int      // how many
 	Pools  []string // names or CIDRs; none means all that suit
+	// NamespaceLabels are those of the pod's namespace, for the pools'
+	// namespace selectors; nil where they are not known.
+	NamespaceLabels map[string]string
 	// MaxBlocks is how many blocks the node may own for this request to claim
 	// another; 0 leaves that to the configuration. The lower one counts.
 	MaxBlocks int
@@ -60,6 +63,7 @@ type assignment struct {
 	req   AssignRequest
 	conf  alloc.Config
 	pools []cluster.Pool
+	kept  reserved // never given unasked
 	given []netip.Addr
 }
 
@@ -79,6 +83,9 @@ func (c *Client) AutoAssign(ctx context.Context, req AssignRequest) ([]netip.Add
 		return nil, err
 	}
 	if a.pools, err = c.poolsFor(ctx, a.request()); err != nil {
+		return nil, err
+	}
+	if a.kept, err = c.reserved(ctx); err != nil {
 		return nil, err
 	}
 	own, err := a.fromOwn(ctx)
@@ -103,7 +110,7 @@ func (c *Client) AutoAssign(ctx context.Context, req AssignRequest) ([]netip.Add
 }
 
 func (a *assignment) request() request {
-	return request{node: a.req.Node, use: a.req.Use, family: a.req.Family, pools: a.req.Pools}
+	return request{node: a.req.Node, use: a.req.Use, family: a.req.Family, pools: a.req.Pools, namespace: a.req.NamespaceLabels}
 }
 
 func (a *assignment) short() int { return a.req.Num - len(a.given) }
@@ -173,7 +180,7 @@ func (a *assignment) fromNew(ctx context.Context, own map[netip.Prefix]bool) (li
 		if len(own) >= a.maxBlocks() {
 			return true, nil
 		}
-		p, ok, err := a.c.freeBlock(ctx, a.request(), ranges, own, anyBlock)
+		p, ok, err := a.c.freeBlock(ctx, a.request(), ranges, own, a.kept.leaves)
 		if err != nil || !ok {
 			return false, err
 		}
@@ -255,7 +262,7 @@ func (a *assignment) fromBlock(ctx context.Context, p netip.Prefix, mustOwn bool
 		if mustOwn && !b.OwnedBy(a.req.Node) {
 			return fault.New(fault.Conflict, "assign from block %s: it belongs to %s", p, ownerOf(b))
 		}
-		addrs := b.AssignNext(a.short(), a.req.holder(), nil)
+		addrs := b.AssignNext(a.short(), a.req.holder(), a.kept.has)
 		if len(addrs) == 0 {
 			return nil
 		}
@@ -334,13 +341,16 @@ type AssignIPRequest struct {
 // AssignIP gives one particular address. If its block does not exist, the
 // node claims it. An address outside the enabled pools is Invalid, one that
 // is held, or in another node's block under strict affinity, Conflict.
+// Reservations do not concern it.
 func (c *Client) AssignIP(ctx context.Context, req AssignIPRequest) error {
 	pool, ok, err := c.poolOf(ctx, req.Addr)
 	switch {
 	case err != nil:
 		return err
-	case !ok || pool.Disabled:
-		return fault.Hint(fault.New(fault.Invalid, "assign %s: it is in no enabled pool", req.Addr), "ocicat get ippool lists the pools")
+	case !ok:
+		return fault.Hint(fault.New(fault.Invalid, "assign %s: it is in no pool", req.Addr), "ocicat get ippool lists the pools")
+	case closed(pool) != "":
+		return fault.New(fault.Invalid, "assign %s: its pool %s %s", req.Addr, pool.Name, closed(pool))
 	case req.Use != "" && !allows(pool, req.Use):
 		return fault.Hint(fault.New(fault.Invalid, "assign %s: pool %s is not for use %s", req.Addr, pool.Name, req.Use), "allowedUses of the pool are %v", pool.AllowedUses)
 	}

@@ -37,7 +37,7 @@ func (r *Reserve) writeBlock(f *flushing, p netip.Prefix, bt *batch, own bool) (
 		if own {
 			fill = f.fill(b, f.short(p))
 		}
-		out = r.plan(b, bt, fill)
+		out = r.plan(b, bt, f.kept, fill)
 		if out.change {
 			if err := r.putPlanned(f.ctx, b, bt, out); err != nil {
 				r.unplan(out)
@@ -83,10 +83,10 @@ func (r *Reserve) missingBlock(ctx context.Context, p netip.Prefix, bt *batch) e
 
 // plan works bt out on b, and reserves what it gives: from now on nobody else
 // is given it.
-func (r *Reserve) plan(b *alloc.Block, bt *batch, fill int) outcome {
+func (r *Reserve) plan(b *alloc.Block, bt *batch, kept reserved, fill int) outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := planner{self: r.own(), busy: r.busy, resting: r.rests, fill: fill}.apply(b, bt)
+	out := planner{self: r.own(), busy: r.busy, resting: r.rests, skip: kept.has, fill: fill}.apply(b, bt)
 	for w, addr := range out.given {
 		r.pods[addr] = &pod{addr: addr, who: w.who, pending: true}
 		r.queue = slices.DeleteFunc(r.queue, func(a netip.Addr) bool { return a == addr })

@@ -13,20 +13,17 @@
 package ipam
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/cidr"
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/fault"
-	"github.com/ocicat-net/ocicat/internal/selector"
 	"github.com/ocicat-net/ocicat/internal/store"
 )
 
@@ -41,6 +38,9 @@ type ClientConfig struct {
 	// NodeLabels are the labels of a node, for the pools' node selectors. A
 	// node that does not exist is NotFound.
 	NodeLabels func(ctx context.Context, node string) (map[string]string, error)
+	// Reservations lists the ranges that are only assigned when asked for by
+	// address; nil is none.
+	Reservations func(context.Context) ([]netip.Prefix, error)
 	// Borrow allows taking addresses from other nodes' blocks once the own
 	// ones are full and no more can be claimed. It needs routes for single
 	// borrowed addresses, which agents do not announce yet.
@@ -51,7 +51,8 @@ type ClientConfig struct {
 // for concurrent use, by any number of Clients on one datastore.
 type Client struct{ ClientConfig }
 
-// NewClient returns a Client; no field of c but Borrow may be zero.
+// NewClient returns a Client; no field of c but Reservations and
+// Borrow may be zero.
 func NewClient(c ClientConfig) *Client { return &Client{c} }
 
 // errUncertain is in the chain of a Conflict that may have been caused by the
@@ -200,81 +201,4 @@ func (c *Client) blockOf(ctx context.Context, addr netip.Addr) (netip.Prefix, bo
 		}
 	}
 	return netip.Prefix{}, false, err
-}
-
-// Use is what an address is for; pools can be kept for some uses.
-type Use string
-
-// The uses.
-const (
-	Workload Use = "Workload"
-	Tunnel   Use = "Tunnel"
-)
-
-// request says which pools an assignment may come from.
-type request struct {
-	node   string
-	use    Use
-	family int      // 4 or 6
-	pools  []string // names or CIDRs; none means all that suit
-}
-
-// poolsFor are the pools r may be served from: those it names, or all
-// automatic ones that select the node, in the order of their names.
-func (c *Client) poolsFor(ctx context.Context, r request) ([]cluster.Pool, error) {
-	all, err := c.Pools(ctx)
-	if err != nil {
-		return nil, err
-	}
-	labels, err := c.NodeLabels(ctx, r.node)
-	if err != nil {
-		return nil, err
-	}
-	if len(r.pools) > 0 {
-		return named(all, r)
-	}
-	var suit []cluster.Pool
-	for _, p := range all {
-		if usable(p, r) && !p.Manual && selects(p, labels) {
-			suit = append(suit, p)
-		}
-	}
-	if len(suit) == 0 {
-		return nil, fault.Hint(fault.New(fault.Exhausted, "no enabled IPv%d pool is for node %s and use %s", r.family, r.node, r.use),
-			"create an IPPool whose nodeSelector selects the node, or enable one: ocicat get ippool")
-	}
-	slices.SortFunc(suit, func(a, b cluster.Pool) int { return cmp.Compare(a.Name, b.Name) })
-	return suit, nil
-}
-
-// named finds the pools a request names, in its order.
-func named(all []cluster.Pool, r request) ([]cluster.Pool, error) {
-	var found []cluster.Pool
-	for _, want := range r.pools {
-		at := slices.IndexFunc(all, func(p cluster.Pool) bool { return p.Name == want || p.CIDR.String() == want })
-		if at < 0 || all[at].Disabled {
-			return nil, fault.Hint(fault.New(fault.Invalid, "pool %s does not exist or is disabled", want), "ocicat get ippool lists the pools")
-		}
-		if !usable(all[at], r) {
-			return nil, fault.Hint(fault.New(fault.Invalid, "pool %s is not for IPv%d and use %s", want, r.family, r.use),
-				"its CIDR, blockSize and allowedUses say what it is for")
-		}
-		found = append(found, all[at])
-	}
-	return found, nil
-}
-
-func usable(p cluster.Pool, r request) bool {
-	return !p.Disabled && cidr.Family(p.CIDR.Addr()) == r.family && alloc.Fits(p.CIDR, p.BlockSize) && allows(p, r.use)
-}
-
-func allows(p cluster.Pool, use Use) bool {
-	return len(p.AllowedUses) == 0 || slices.Contains(p.AllowedUses, string(use))
-}
-
-// selects reports whether p's node selector matches; one that cannot be read
-// selects no node.
-func selects(p cluster.Pool, labels map[string]string) bool {
-	s, err := selector.Parse(p.NodeSelector)
-	return err == nil && s.Matches(labels)
 }

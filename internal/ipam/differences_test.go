@@ -21,6 +21,7 @@ const (
 	borrowAtLimit reason = "A node at its limit of blocks borrows, where affinity is not strict: Calico answers with an error although addresses are free."
 	staleClaim    reason = "Giving up a claim to a block that belongs to nobody leaves the block alone: Calico writes it once more."
 	reclaim       reason = "Empty blocks of other nodes are not reclaimed yet; Ocicat will do so by the standstill of their heartbeat, not by the age of the block."
+	orphansCount  reason = "Blocks outside all pools are counted: Calico shows them with a capacity and use of 0."
 	upgradeHost   reason = "UpgradeHost converts objects of Calico 2: there is no such operation."
 )
 
@@ -46,6 +47,9 @@ var differences = []difference{
 	{"d-node-gone", 14, "operation", upgradeHost},
 	{"d-pending", 9, "handle/pe-2", countGiven},
 	{"d-pending", 25, "block/10.77.3.12-30", staleClaim},
+	{"e-pools", 17, "handle/o-9", countGiven},
+	{"e-pools", 33, "result", orphansCount},
+	{"e-reservations", 7, "handle/r-2", countGiven},
 	{"e-sizes", 20, "affinity/k8s-master-1/fd99::5-128", reclaim},
 	{"e-sizes", 20, "affinity/k8s-node-1/fd99::5-128", reclaim},
 	{"e-sizes", 20, "block/fd99::5-128", reclaim},
@@ -109,8 +113,6 @@ var differences = []difference{
 var leftForLater = []struct{ file, feature string }{
 	{"d-reclaim", "reclaim of other nodes' empty blocks"},
 	{"d-selector-move", "blocks of pools that no longer select the node"},
-	{"e-reservations", "IPReservation"},
-	{"e-pools", "namespaceSelector of pools"},
 	{"g-cooldown", "ipCooldownSeconds"},
 	{"h-loadbalancer", "addresses of LoadBalancer services"},
 	{"h-windows", "Windows nodes"},

@@ -51,6 +51,7 @@ type flushing struct {
 	waiting []*waiter               // not answered yet
 	ranges  map[*waiter][]poolRange // the pools each may be served from
 	auto    []poolRange             // the pools addresses are held ready from
+	kept    reserved                // never given unasked
 	conf    *alloc.Config           // nil until somebody needs it
 	errs    []error
 }
@@ -104,8 +105,11 @@ func (f *flushing) fromQueue() {
 // prepare finds the pools: those of each who waits, and those to hold ready
 // from. Where none can be found, nothing is held ready.
 func (f *flushing) prepare() {
-	base := request{node: f.r.cfg.Node, use: Workload, family: 4}
+	base := f.r.request()
 	pools, err := f.r.c.poolsFor(f.ctx, base)
+	if err == nil {
+		f.kept, err = f.r.c.reserved(f.ctx)
+	}
 	if fault.Is(err, fault.NotFound) {
 		err = fault.New(fault.Unavailable, "%w", err) // the node is about to be registered
 	}
@@ -155,8 +159,11 @@ func (f *flushing) blockFor(addr netip.Addr) (netip.Prefix, error) {
 	switch {
 	case err != nil:
 		return netip.Prefix{}, err
-	case !ok || pool.Disabled || !allows(pool, Workload):
-		return netip.Prefix{}, fault.Hint(fault.New(fault.Invalid, "address %s is in no enabled pool for pods", addr), "ocicat get ippool lists the pools")
+	case !ok:
+		return netip.Prefix{}, fault.Hint(fault.New(fault.Invalid, "address %s is in no pool", addr), "ocicat get ippool lists the pools")
+	}
+	if why := unfit(pool, f.r.request()); why != "" {
+		return netip.Prefix{}, fault.Hint(fault.New(fault.Invalid, "address %s: its pool %s %s", addr, pool.Name, why), "ask for an address of another pool, or for none")
 	}
 	p := cidr.BlockOf(addr, pool.BlockSize)
 	err = c.claimBlock(f.ctx, f.r.cfg.Node, p)
@@ -224,8 +231,11 @@ func (f *flushing) mayHaveRoom(p netip.Prefix) bool {
 		return true
 	}
 	b, err := alloc.ParseBlock(seen.value)
-	return err != nil || len(b.Unallocated) > 0
+	return err != nil || f.free(b) > 0
 }
+
+// free counts the addresses of b that could be given unasked.
+func (f *flushing) free(b *alloc.Block) int { return b.Assignable(f.kept.has) }
 
 // block writes one block, with as many of those who wait as it can serve.
 func (f *flushing) block(p netip.Prefix, own bool) {
@@ -309,7 +319,7 @@ func (f *flushing) claimNew(ranges []poolRange) (netip.Prefix, error) {
 		if err := f.mayClaim(len(known)); err != nil {
 			return netip.Prefix{}, err
 		}
-		p, ok, err := r.c.freeBlock(f.ctx, request{node: r.cfg.Node}, ranges, known, anyBlock)
+		p, ok, err := r.c.freeBlock(f.ctx, request{node: r.cfg.Node}, ranges, known, f.kept.leaves)
 		if err != nil {
 			return p, err
 		}
@@ -379,7 +389,7 @@ func (f *flushing) fill(b *alloc.Block, missing int) int {
 		return 0
 	}
 	keep := min(f.r.limit(), cidr.Size(b.CIDR)/4)
-	if free := len(b.Unallocated); free-missing < keep && f.room() == 0 {
+	if free := f.free(b); free-missing < keep && f.room() == 0 {
 		return max(0, free-keep)
 	}
 	return missing
@@ -397,7 +407,7 @@ func (f *flushing) room() int {
 	}
 	known := blockSet(r.Blocks())
 	for n = 0; n < 2 && f.mayClaim(len(known)) == nil; n++ {
-		p, ok, err := r.c.freeBlock(f.ctx, request{node: r.cfg.Node}, f.auto, known, anyBlock)
+		p, ok, err := r.c.freeBlock(f.ctx, request{node: r.cfg.Node}, f.auto, known, f.kept.leaves)
 		if err != nil || !ok {
 			break
 		}

@@ -18,6 +18,8 @@ type arguments struct {
 	Name, Handle, Host, IP, CIDR string
 	IntendedUse                  Use
 	Attrs, Labels                map[string]string
+	NamespaceLabels              map[string]string
+	ReservedCIDRs                []string
 	Num4, Num6                   int
 	IPv4Pools, IPv6Pools         []string
 	MaxBlocksPerHost             int
@@ -100,6 +102,8 @@ func (r *replay) resource(st step, a arguments) error {
 		return nil
 	}
 	switch st.Op {
+	case "CreateIPReservation":
+		return r.reserve(a)
 	case "CreateIPPool", "UpdateIPPool":
 		p, err := poolFrom(a.Name, a.Spec)
 		r.pools[a.Name] = p
@@ -117,8 +121,20 @@ func (r *replay) resource(st step, a arguments) error {
 	return nil
 }
 
+// reserve adds what an accepted IPReservation reserves.
+func (r *replay) reserve(a arguments) error {
+	for _, text := range a.ReservedCIDRs {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return err
+		}
+		r.kept = append(r.kept, p)
+	}
+	return nil
+}
+
 func (r *replay) autoAssign(a arguments) ([]string, error) {
-	req := AssignRequest{Node: a.Host, Handle: a.Handle, Attrs: a.Attrs, Use: a.IntendedUse, MaxBlocks: a.MaxBlocksPerHost, MaxPerHandle: a.MaxPerHandle}
+	req := AssignRequest{Node: a.Host, Handle: a.Handle, Attrs: a.Attrs, Use: a.IntendedUse, MaxBlocks: a.MaxBlocksPerHost, MaxPerHandle: a.MaxPerHandle, NamespaceLabels: a.NamespaceLabels}
 	all := []string{}
 	for _, family := range []struct {
 		version, num int

@@ -93,6 +93,7 @@ type replay struct {
 	client  *Client
 	pools   map[string]cluster.Pool
 	nodes   map[string]map[string]string
+	kept    []netip.Prefix
 	want    map[string]any    // the recorded state by short key
 	blocks  int               // blocks created so far in the recording
 	created map[string]uint64 // first sequence number of blocks created in this step, by short key
@@ -117,7 +118,8 @@ func newReplay(t *testing.T) *replay {
 			}
 			return labels, nil
 		},
-		Borrow: true,
+		Reservations: func(context.Context) ([]netip.Prefix, error) { return r.kept, nil },
+		Borrow:       true,
 	})
 	return r
 }
@@ -448,12 +450,14 @@ func (r *replay) Close() error { return nil }
 // poolFrom reads the fields of a recorded pool that address management needs.
 func poolFrom(name string, spec json.RawMessage) (cluster.Pool, error) {
 	var s struct {
-		CIDR           string
-		BlockSize      int
-		NodeSelector   string
-		Disabled       bool
-		AllowedUses    []string
-		AssignmentMode string
+		CIDR         string
+		BlockSize    int
+		NodeSelector string
+
+		NamespaceSelector string
+		Disabled          bool
+		AllowedUses       []string
+		AssignmentMode    string
 	}
 	if err := json.Unmarshal(spec, &s); err != nil {
 		return cluster.Pool{}, err
@@ -466,7 +470,7 @@ func poolFrom(name string, spec json.RawMessage) (cluster.Pool, error) {
 		s.AllowedUses = []string{string(Workload), string(Tunnel)}
 	}
 	return cluster.Pool{
-		Name: name, CIDR: p, BlockSize: s.BlockSize, NodeSelector: s.NodeSelector, Disabled: s.Disabled,
+		Name: name, CIDR: p, BlockSize: s.BlockSize, NodeSelector: s.NodeSelector, NamespaceSelector: s.NamespaceSelector, Disabled: s.Disabled,
 		AllowedUses: s.AllowedUses, Manual: s.AssignmentMode == "Manual",
 	}, err
 }

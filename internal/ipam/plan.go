@@ -37,6 +37,7 @@ type planner struct {
 	self    alloc.Attribute       // of addresses held ready
 	busy    func(netip.Addr) bool // addresses of pods and of releases under way
 	resting func(netip.Addr) bool // addresses that another boot may still be giving
+	skip    func(netip.Addr) bool // addresses only given when asked for; nil is none
 	fill    int                   // how many more to hold ready
 }
 
@@ -56,7 +57,7 @@ func (p planner) apply(b *alloc.Block, bt *batch) outcome {
 	out.held = p.held(b, out)
 	quarter := cidr.Size(b.CIDR) / 4
 	if n := min(p.fill, quarter-len(out.held)); n > 0 {
-		if more := b.AssignNext(n, p.self, nil); len(more) > 0 {
+		if more := b.AssignNext(n, p.self, p.skip); len(more) > 0 {
 			out.held = append(out.held, more...)
 			out.change = true
 		}
@@ -101,7 +102,7 @@ func (p planner) serve(b *alloc.Block, w *waiter, out *outcome) {
 		}
 	}
 	if !w.claim.Want.IsValid() {
-		if next := b.AssignNext(1, w.who, nil); len(next) == 1 {
+		if next := b.AssignNext(1, w.who, p.skip); len(next) == 1 {
 			out.given[w] = next[0]
 			out.written = append(out.written, w.who)
 			out.change = true

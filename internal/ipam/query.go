@@ -114,6 +114,7 @@ type BlockUse struct {
 	Capacity  int
 	InUse     int // held by anyone, also by a reserve
 	Held      int // of those, held ready by agents
+	Reserved  int // free, but not given unasked: IPReservations
 	Available int // free and assignable
 }
 
@@ -125,6 +126,7 @@ type PoolUse struct {
 	Capacity  *big.Int
 	InUse     int
 	Held      int
+	Reserved  *big.Int
 	Available *big.Int
 	Blocks    []BlockUse // by address
 }
@@ -140,6 +142,10 @@ func (c *Client) Utilization(ctx context.Context, pools ...string) ([]PoolUse, e
 	if err != nil {
 		return nil, err
 	}
+	kept, err := c.reserved(ctx)
+	if err != nil {
+		return nil, err
+	}
 	slices.SortFunc(blocks, func(a, b *alloc.Block) int { return cidr.Compare(a.CIDR, b.CIDR) })
 	var uses []PoolUse
 	orphans := slices.Clone(blocks)
@@ -148,12 +154,12 @@ func (c *Client) Utilization(ctx context.Context, pools ...string) ([]PoolUse, e
 		orphans = slices.DeleteFunc(orphans, in)
 		if len(pools) == 0 || slices.Contains(pools, p.Name) || slices.Contains(pools, p.CIDR.String()) {
 			mine := slices.DeleteFunc(slices.Clone(blocks), func(b *alloc.Block) bool { return !in(b) })
-			uses = append(uses, poolUse(p, mine))
+			uses = append(uses, poolUse(p, mine, kept))
 		}
 	}
 	slices.SortFunc(uses, func(a, b PoolUse) int { return cmp.Compare(a.Name, b.Name) })
 	if len(pools) == 0 && len(orphans) > 0 {
-		rest := poolUse(cluster.Pool{}, orphans)
+		rest := poolUse(cluster.Pool{}, orphans, kept)
 		for _, b := range rest.Blocks {
 			rest.Capacity.Add(rest.Capacity, big.NewInt(int64(b.Capacity)))
 		}
@@ -163,15 +169,19 @@ func (c *Client) Utilization(ctx context.Context, pools ...string) ([]PoolUse, e
 	return uses, nil
 }
 
-func poolUse(p cluster.Pool, blocks []*alloc.Block) PoolUse {
-	u := PoolUse{Name: p.Name, CIDR: p.CIDR, Capacity: cidr.Blocks(p.CIDR, p.CIDR.Addr().BitLen())}
+func poolUse(p cluster.Pool, blocks []*alloc.Block, kept reserved) PoolUse {
+	u := PoolUse{Name: p.Name, CIDR: p.CIDR, Capacity: cidr.Blocks(p.CIDR, p.CIDR.Addr().BitLen()), Reserved: kept.within(p.CIDR)}
 	for _, b := range blocks {
-		bu := BlockUse{CIDR: b.CIDR, Affinity: b.Affinity, Capacity: cidr.Size(b.CIDR), InUse: b.InUse(), Held: len(b.HeldBy(isReserve)), Available: len(b.Unallocated)}
+		bu := BlockUse{CIDR: b.CIDR, Affinity: b.Affinity, Capacity: cidr.Size(b.CIDR), InUse: b.InUse(), Held: len(b.HeldBy(isReserve)), Available: b.Assignable(kept.has)}
+		bu.Reserved = len(b.Unallocated) - bu.Available
+		taken := kept.count(b.CIDR) - bu.Reserved
+		u.Reserved.Sub(u.Reserved, big.NewInt(int64(taken)))
 		u.Blocks = append(u.Blocks, bu)
 		u.InUse += bu.InUse
 		u.Held += bu.Held
 	}
 	u.Available = new(big.Int).Sub(u.Capacity, big.NewInt(int64(u.InUse)))
+	u.Available.Sub(u.Available, u.Reserved)
 	return u
 }
 

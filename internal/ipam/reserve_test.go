@@ -31,6 +31,7 @@ type site struct {
 	t     *testing.T
 	mem   *mem.Store
 	pools []cluster.Pool
+	kept  []netip.Prefix // reserved
 	start time.Time
 }
 
@@ -43,9 +44,10 @@ func newSite(t *testing.T, pools ...cluster.Pool) *site {
 
 func (s *site) client(on store.Store) *Client {
 	return NewClient(ClientConfig{
-		Store:      on,
-		Pools:      func(context.Context) ([]cluster.Pool, error) { return s.pools, nil },
-		NodeLabels: func(context.Context, string) (map[string]string, error) { return nil, nil },
+		Store:        on,
+		Pools:        func(context.Context) ([]cluster.Pool, error) { return s.pools, nil },
+		NodeLabels:   func(context.Context, string) (map[string]string, error) { return nil, nil },
+		Reservations: func(context.Context) ([]netip.Prefix, error) { return s.kept, nil },
 	})
 }
 
@@ -357,7 +359,7 @@ func TestStaticAddresses(t *testing.T) {
 			{"172.16.109.64", "held by the reserve on k8s-node-1", fault.Conflict},
 			{"172.16.109.100", "belongs to node k8s-node-1", fault.Conflict},
 			{"172.16.196.2", "held by handle static-172.16.196.2 on k8s-master-1", fault.Conflict},
-			{"10.0.0.1", "in no enabled pool", fault.Invalid},
+			{"10.0.0.1", "in no pool", fault.Invalid},
 		} {
 			_, err := take(n1, "refused", c.addr)
 			if !fault.Is(err, c.kind) || !strings.Contains(err.Error(), c.text) || fault.HintOf(err) == "" {

@@ -137,6 +137,10 @@ func (r *Reserve) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	offered, err := r.offered(ctx)
+	if err != nil {
+		return err
+	}
 	clear(r.cache)
 	blocks := map[netip.Prefix]bool{}
 	var own []*alloc.Block
@@ -162,8 +166,30 @@ func (r *Reserve) look(ctx context.Context) error {
 	defer r.mu.Unlock()
 	r.pools, r.room = pools, -1
 	r.sight(own)
-	r.trim()
+	r.trim(offered)
 	return nil
+}
+
+// request is what pods of this node may be given without asking for it.
+func (r *Reserve) request() request { return request{node: r.cfg.Node, use: Workload, family: 4} }
+
+// offered tells which addresses pods may be given unasked as pools, selectors
+// and reservations are now. While the node is not known it is all.
+func (r *Reserve) offered(ctx context.Context) (func(netip.Addr) bool, error) {
+	kept, err := r.c.reserved(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pools, err := r.c.poolsFor(ctx, r.request())
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return func(addr netip.Addr) bool { return !kept.has(addr) }, nil
+	case err != nil && !fault.Is(err, fault.Exhausted):
+		return nil, err
+	}
+	return func(addr netip.Addr) bool {
+		return !kept.has(addr) && slices.ContainsFunc(pools, func(p cluster.Pool) bool { return p.CIDR.Contains(addr) })
+	}, nil
 }
 
 // sight compares what the own blocks hold with what this agent knows.
@@ -258,17 +284,12 @@ func (r *Reserve) requeue(held []netip.Addr, of func(netip.Addr) bool) {
 // held.
 func (r *Reserve) busy(addr netip.Addr) bool { return r.pods[addr] != nil || r.releases[addr] != nil }
 
-// trim gives back what is held beyond the size, or in pools pods may not use
-// any more.
-func (r *Reserve) trim() {
-	usable := func(addr netip.Addr) bool {
-		return slices.ContainsFunc(r.pools, func(p cluster.Pool) bool {
-			return p.CIDR.Contains(addr) && !p.Disabled && !p.Manual && allows(p, Workload)
-		})
-	}
+// trim gives back what is held beyond the size, or is not offered to pods any
+// more.
+func (r *Reserve) trim(offered func(netip.Addr) bool) {
 	kept := r.queue[:0:0]
 	for _, addr := range r.queue {
-		if len(kept) < r.limit() && usable(addr) {
+		if len(kept) < r.limit() && offered(addr) {
 			kept = append(kept, addr)
 			continue
 		}
