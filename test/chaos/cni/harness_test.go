@@ -20,7 +20,6 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/admin"
 	"github.com/ocicat-net/ocicat/internal/alloc"
-	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/journal"
 	"github.com/ocicat-net/ocicat/internal/lab"
 	"github.com/ocicat-net/ocicat/internal/names"
@@ -57,6 +56,7 @@ func up(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.store.Close() })
+	w.restart()
 	// The first pod brings forth what exists only once.
 	w.mustAdd("first")
 	w.mustDel("first")
@@ -84,11 +84,12 @@ func (w *world) agentPID() int {
 }
 
 // restart starts the agent, after ending one that still runs, and waits until
-// it serves.
+// it serves. It is no child of this process, where somebody who waits for a
+// child's end would take its tracer's news away (wait(2)).
 func (w *world) restart() {
 	w.t.Helper()
-	if err := w.RestartAgent(w.t.Context(), node); err != nil {
-		w.t.Fatalf("start agent: %v (%s)", err, fault.HintOf(err))
+	if out, code := w.Ocicat("lab", "restart", node); code != 0 {
+		w.t.Fatalf("start agent: exit %d: %s", code, out)
 	}
 }
 

@@ -153,7 +153,7 @@ func (w *world) killAgent(s *tally, verb, then string, at int) bool {
 		s.failed++
 		w.t.Errorf("DEL whose agent is killed before call %d: %s", at, answered)
 	}
-	w.settle(p, func() bool { return w.written(id) == (verb == "ADD") })
+	w.settle(p, answered, func() bool { return w.written(id) == (verb == "ADD") })
 	hit := p.hit.Load()
 	p.kill(w.t)
 	if hit {
@@ -166,14 +166,14 @@ func (w *world) killAgent(s *tally, verb, then string, at int) bool {
 
 // settle waits until the agent is dead or has done all that follows from a
 // request: the datastore has it, and nothing more is written.
-func (w *world) settle(p *tracee, inDatastore func() bool) {
+func (w *world) settle(p *tracee, answered answer, inDatastore func() bool) {
 	w.t.Helper()
 	for end := time.Now().Add(10 * time.Second); !p.ended(); <-time.After(5 * time.Millisecond) {
 		if p.quiet(100*time.Millisecond) && inDatastore() {
 			return
 		}
 		if time.Now().After(end) {
-			w.t.Fatal("agent neither dead nor done")
+			w.t.Fatalf("agent neither dead nor done: %d calls seen, killed %t, answered %s", p.count.Load(), p.hit.Load(), answered)
 		}
 	}
 }
