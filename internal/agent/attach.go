@@ -104,6 +104,9 @@ func (a *Agent) endpointFor(id cluster.EndpointID, req cniwire.AddRequest) (clus
 	if err != nil {
 		return ep, fault.Hint(fault.New(fault.Invalid, "requested %w", err), "Ask for a unicast MAC of six bytes, or for none.")
 	}
+	if mac == core.GatewayMAC {
+		return ep, fault.Hint(fault.New(fault.Invalid, "requested MAC %s is the gateway's", mac), "Ask for another MAC, or for none.")
+	}
 	if mac == (host.MAC{}) {
 		mac = kernel.RandomMAC()
 	}

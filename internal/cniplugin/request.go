@@ -4,6 +4,7 @@ package cniplugin
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -22,11 +23,14 @@ const (
 )
 
 // refused are annotations that would change a pod's network in ways this
-// version cannot; overlooking them would attach the pod wrongly.
-var refused = []string{
-	annotationPrefix + "ipAddrsNoIpam",
-	annotationPrefix + "floatingIPs",
-	annotationPrefix + "allowedSourcePrefixes",
+// version does not, with what to do instead; overlooking them would attach the
+// pod wrongly.
+var refused = []struct{ name, why, instead string }{
+	{annotationPrefix + "ipAddrsNoIpam", "an address that address management does not know could be another pod's, and no node would announce it",
+		"Put the address into an IPPool with assignmentMode Manual, and ask for it by " + annotationIPs + "."},
+	{annotationPrefix + "floatingIPs", "this version translates no addresses", "Announce a service address, or remove the annotation."},
+	{annotationPrefix + "allowedSourcePrefixes", "a pod sends from its own address only", "Remove the annotation."},
+	{annotationPrefix + "ipv6pools", "this version attaches with IPv4 only", "Remove the annotation."},
 }
 
 // request makes the agent's request of environment and configuration. Of
@@ -57,23 +61,38 @@ func (r Runtime) request(conf conf, stdin []byte) (cniwire.AddRequest, error) {
 	if req.MAC, err = wantedMAC(add, args); err != nil {
 		return req, err
 	}
-	if req.Pools, err = list(annotationPools, notes[annotationPools]); err != nil {
+	if req.Pools, err = wantedPools(add); err != nil {
 		return req, err
-	}
-	if len(req.Pools) == 0 {
-		req.Pools = add.IPAM.Pools
 	}
 	return req, cniwire.Request{V: cniwire.Version, Add: &req}.Validate()
 }
 
 func checkAnnotations(notes map[string]string) error {
-	for _, name := range refused {
-		if value := notes[name]; value != "" {
-			return fault.Hint(fault.New(fault.Unsupported, "annotation %s %s of the pod is not supported by this version", name, quote(value)),
-				"Remove the annotation, or wait for a version that honours it.")
+	for _, r := range refused {
+		if value := notes[r.name]; value != "" {
+			return badAnnotation(fault.Hint(fault.New(fault.Unsupported, "annotation %s %s of the pod is refused: %s", r.name, quote(value), r.why), "%s", r.instead))
 		}
 	}
 	return nil
+}
+
+// badAnnotation gives whatever is wrong with a pod's annotation one code: the
+// runtime cannot mend it by trying again.
+func badAnnotation(err error) error { return cniwire.WithCode(cniwire.CodeConfig, err) }
+
+// wantedPools are the pools the pod's annotation names, else those of the
+// network.
+func wantedPools(add addConf) ([]string, error) {
+	noted, err := list(annotationPools, add.RuntimeConfig.Annotations[annotationPools])
+	if err != nil || len(noted) == 0 {
+		return add.IPAM.Pools, err
+	}
+	for _, pool := range noted {
+		if err := cniwire.CheckPool(pool); err != nil {
+			return nil, badAnnotation(fmt.Errorf("annotation %s: %w", annotationPools, err))
+		}
+	}
+	return noted, nil
 }
 
 // wantedIPs finds the addresses asked for by name: at most one, as long as
@@ -86,27 +105,30 @@ func wantedIPs(add addConf, args args) ([]netip.Addr, error) {
 	sources := []struct {
 		name string
 		ips  []string
+		mark func(error) error
 	}{
-		{"runtimeConfig.ips", add.RuntimeConfig.IPs},
-		{"annotation " + annotationIPs, noted},
-		{"args.cni.ips", add.Args.CNI.IPs},
-		{"CNI_ARGS IP", args.ips},
+		{"runtimeConfig.ips", add.RuntimeConfig.IPs, plain},
+		{"annotation " + annotationIPs, noted, badAnnotation},
+		{"args.cni.ips", add.Args.CNI.IPs, plain},
+		{"CNI_ARGS IP", args.ips, plain},
 	}
 	for _, source := range sources {
 		if len(source.ips) == 0 {
 			continue
 		}
 		if len(source.ips) > 1 {
-			return nil, fault.New(fault.Invalid, "%s asks for %d addresses, a pod can have one", source.name, len(source.ips))
+			return nil, source.mark(fault.New(fault.Invalid, "%s asks for %d addresses, a pod can have one", source.name, len(source.ips)))
 		}
 		addr, err := parseIP(source.ips[0])
 		if err != nil {
-			return nil, fault.New(fault.KindOf(err), "%s: %w", source.name, err)
+			return nil, source.mark(fault.New(fault.KindOf(err), "%s: %w", source.name, err))
 		}
 		return []netip.Addr{addr}, nil
 	}
 	return nil, nil
 }
+
+func plain(err error) error { return err }
 
 // parseIP reads an address; a prefix length behind it is for plugins with a
 // subnet and means nothing here.
@@ -144,8 +166,8 @@ func list(annotation, value string) ([]string, error) {
 	}
 	var items []string
 	if err := json.Unmarshal([]byte(value), &items); err != nil {
-		return nil, fault.Hint(fault.New(fault.Invalid, "annotation %s %s of the pod is not a JSON list of strings", annotation, quote(value)),
-			`Write it as ["A", "B"].`)
+		return nil, badAnnotation(fault.Hint(fault.New(fault.Invalid, "annotation %s %s of the pod is not a JSON list of strings", annotation, quote(value)),
+			`Write it as ["A", "B"].`))
 	}
 	return items, nil
 }

@@ -111,6 +111,16 @@ func CheckMAC(s string) error {
 	return nil
 }
 
+// CheckPool says what is wrong with a pool asked for by name or CIDR, nil if
+// nothing.
+func CheckPool(s string) error {
+	bad := func(r rune) bool { return !alphanumeric(r) && !strings.ContainsRune("-.:/", r) }
+	if s == "" || len(s) > 253 || strings.IndexFunc(s, bad) >= 0 {
+		return fault.New(fault.Invalid, "pool %q is neither a name nor a CIDR", Short(s))
+	}
+	return nil
+}
+
 // CheckMTU says what is wrong with an MTU asked for, nil if nothing; 0 is
 // none asked for.
 func CheckMTU(n int) error {
@@ -177,8 +187,8 @@ func (r *AddRequest) check() error {
 		}
 	}
 	for _, pool := range r.Pools {
-		if pool == "" || len(pool) > 253 {
-			return fault.New(fault.Invalid, "pool %q is neither a name nor a CIDR", Short(pool))
+		if err := CheckPool(pool); err != nil {
+			return err
 		}
 	}
 	if r.MAC != "" {

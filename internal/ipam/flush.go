@@ -117,7 +117,11 @@ func (f *flushing) prepare() {
 	f.ranges = map[*waiter][]poolRange{}
 	f.waiting = slices.DeleteFunc(f.waiting, func(w *waiter) bool {
 		ranges, err := f.auto, err
-		if len(w.claim.Pools) > 0 {
+		if w.claim.Want.IsValid() {
+			if fault.Is(err, fault.Exhausted) {
+				err = nil // its own pool is asked, whoever that selects
+			}
+		} else if len(w.claim.Pools) > 0 {
 			req, named := base, []cluster.Pool(nil)
 			req.pools = w.claim.Pools
 			named, err = f.r.c.poolsFor(f.ctx, req)
