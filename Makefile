@@ -15,7 +15,7 @@ VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 # Namespaces need root, the build does not.
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help build demo test chaos chaos-ci bench lint fuzz race install clean
+.PHONY: help build demo test chaos chaos-ci bench bench-check lint fuzz race install clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /\1	/p' Makefile | expand -t 10
@@ -48,9 +48,13 @@ lint:           ## gofmt, go vet, staticcheck, and the house rules
 fuzz:           ## every fuzz target for FUZZTIME
 	sh test/fuzz.sh $(FUZZTIME)
 
-bench:          ## compare with other plugins, write bench/RESULTS.md (root)
+bench:          ## measure beside peers and the kernel's floor, write bench/RESULTS.md (root)
 	sh test/setup.sh
 	go run ./bench
+
+bench-check:    ## fail if a ratio got worse than the recorded one (root)
+	sh test/setup.sh
+	go run ./bench -check
 
 install: build  ## install the programs and their completions below PREFIX
 	sh test/install.sh "$(DESTDIR)$(PREFIX)"

@@ -60,6 +60,7 @@ func (n *netlink) conf() string                { return `{"cniVersion":"1.0.0","
 // ocicat is the plugin with a real agent and a real etcd behind it.
 type ocicat struct {
 	bin, dir string
+	pool     string
 	etcd     *exec.Cmd
 	agent    *exec.Cmd
 }
@@ -69,7 +70,7 @@ const (
 	agentSock = "/run/ocicat/cni.sock"
 )
 
-func newOcicat(bin, dir string) *ocicat { return &ocicat{bin: bin, dir: dir} }
+func newOcicat(bin, dir string) *ocicat { return &ocicat{bin: bin, dir: dir, pool: "172.16.0.0/16"} }
 
 func (o *ocicat) name() string { return "ocicat" }
 func (o *ocicat) about() string {
@@ -93,21 +94,26 @@ func (o *ocicat) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := o.startAgent(); err != nil {
+		return err
+	}
+	client := cniwire.Client{Path: agentSock, Timeout: time.Second}
+	return o.await(ctx, o.agent, func() error { return client.Status(cniwire.StatusRequest{Network: "bench"}) })
+}
+
+// startAgent starts the agent and does not wait for it.
+func (o *ocicat) startAgent() (err error) {
 	o.agent, err = o.launch("ocicatd", []string{
 		"NODENAME=bench",
 		"IP=192.168.0.11/24",
 		"DATASTORE_TYPE=etcdv3",
 		"ETCD_ENDPOINTS=" + etcdURL,
-		"CALICO_IPV4POOL_CIDR=172.16.0.0/16",
+		"CALICO_IPV4POOL_CIDR=" + o.pool,
 		"CALICO_IPV4POOL_IPIP=Never",
 		"CALICO_IPV4POOL_VXLAN=Never",
 		"CALICO_IPV4POOL_NAT_OUTGOING=false",
 	})
-	if err != nil {
-		return err
-	}
-	client := cniwire.Client{Path: agentSock, Timeout: time.Second}
-	return o.await(ctx, o.agent, func() error { return client.Status(cniwire.StatusRequest{Network: "bench"}) })
+	return err
 }
 
 // launch starts a program, its output in a log. It ends with this one, which

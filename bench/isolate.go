@@ -4,24 +4,22 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// insideVar tells the program that it runs in its namespaces; its value is
-// the run's directory on the disk.
-const insideVar = "OCICAT_BENCH_DIR"
-
 // build makes the programs as a release does, and the contenders below bench.
 func build(ctx context.Context, bin string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", bin+"/",
-		"./cmd/ocicat-cni", "./cmd/ocicatd", "./cmd/ocicat-etcd", "./bench/...")
+		"./cmd/...", "./bench/netlinkfloor")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, out)
@@ -29,19 +27,40 @@ func build(ctx context.Context, bin string) error {
 	return nil
 }
 
-// inside runs this program again in new network, mount and PID namespaces:
-// whatever it starts or mounts there ends with it.
-func inside(ctx context.Context, o options, dir string) error {
-	args := append(os.Args[1:len(os.Args):len(os.Args)], "-bin", o.bin)
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), insideVar+"="+dir)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:   syscall.CLONE_NEWNET | syscall.CLONE_NEWPID,
-		Unshareflags: syscall.CLONE_NEWNS, // makes mounts private
-		Pdeathsig:    syscall.SIGKILL,
+// process runs one suite in a process of its own and returns what it
+// measured. Whatever an isolated suite starts or mounts ends with it.
+func process(ctx context.Context, o options, dir string, s suite) (result, error) {
+	args := []string{
+		"-one", s.name, "-dir", dir, "-bin", o.bin, "-only", o.only,
+		"-rounds", strconv.Itoa(o.rounds), "-batches", strconv.Itoa(o.batches), fmt.Sprintf("-quick=%t", o.quick),
 	}
-	return cmd.Run()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stderr, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if s.isolated {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWPID
+		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // makes mounts private
+	} else {
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it has a lab to remove
+	}
+	var r result
+	if err := cmd.Run(); err != nil {
+		return r, err
+	}
+	data, err := os.ReadFile(resultOf(dir, s.name))
+	if err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal(data, &r)
+}
+
+// uplink are the commands that make the node's uplink.
+var uplink = []string{
+	"ip link add ens160 type veth peer name wire",
+	"ip addr add 192.168.0.11/24 dev ens160",
+	"ip link set ens160 up",
+	"ip link set wire up",
+	"ip route add default via 192.168.0.2",
 }
 
 // prepareNode makes a node of the namespaces: a /proc of its own, empty run
@@ -52,17 +71,9 @@ func prepareNode(ctx context.Context) error {
 			return fmt.Errorf("mount %s on %s: %w", m.fs, m.at, err)
 		}
 	}
-	for _, command := range []string{
-		"ip link set lo up",
-		"ip link add ens160 type veth peer name wire",
-		"ip addr add 192.168.0.11/24 dev ens160",
-		"ip link set ens160 up",
-		"ip link set wire up",
-		"ip route add default via 192.168.0.2",
-	} {
-		words := strings.Fields(command)
-		if out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", command, err, out)
+	for _, command := range append([]string{"ip link set lo up"}, uplink...) {
+		if err := runCommand(ctx, strings.Fields(command)...); err != nil {
+			return err
 		}
 	}
 	return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0)

@@ -30,13 +30,16 @@ type series struct {
 
 // row is everything measured of one contender.
 type row struct {
-	contender  contender
-	add, del   series        // one at a time
-	adds, dels series        // in batches
-	daemonCPU  time.Duration // of the daemon, for the sequential pairs with all that followed their answers
-	pluginRSS  int64         // bytes, most of three calls
-	daemonRSS  int64         // bytes, most ever
+	contender contender
+	add, del  series        // one at a time
+	many      map[int]pair  // in batches, by the number of calls at once
+	daemonCPU time.Duration // of the daemon, for the sequential pairs with all that followed their answers
+	pluginRSS int64         // bytes, most of three calls
+	daemonRSS int64         // bytes, most ever
 }
+
+// pair is the ADDs and the DELs of batches.
+type pair struct{ add, del *series }
 
 // pod is one container to be: its namespace and identity.
 type pod struct {
@@ -65,7 +68,13 @@ func concurrent(ctx context.Context, rows []row, batches, n int) error {
 	for batch := range batches {
 		for i := range rows {
 			r := &rows[(i+batch)%len(rows)]
-			if err := r.batch(ctx, &r.adds, &r.dels, n); err != nil {
+			if r.many == nil {
+				r.many = map[int]pair{}
+			}
+			if _, ok := r.many[n]; !ok {
+				r.many[n] = pair{&series{}, &series{}}
+			}
+			if err := r.batch(ctx, r.many[n].add, r.many[n].del, n); err != nil {
 				return err
 			}
 		}

@@ -13,10 +13,13 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 )
 
-// Times of the loop. The first hint after a pause starts a pass at once;
-// hints that follow wait, so that a burst of changes becomes one pass.
+// Times of the loop. The first hint after a rest starts a pass at once. Hints
+// that follow wait, each time twice as long, so that a burst of changes
+// becomes few passes and a single one, met by the echo of an earlier pass, is
+// hardly held up.
 const (
-	coalesce   = 20 * time.Millisecond
+	firstGap   = 2 * time.Millisecond
+	lastGap    = 20 * time.Millisecond
 	firstRetry = 50 * time.Millisecond
 	lastRetry  = 10 * time.Second
 )
@@ -133,6 +136,7 @@ func (s *section) mark() {
 }
 
 func (s *section) run(ctx context.Context) {
+	gap := firstGap
 	for {
 		next := s.pass(ctx)
 		if ctx.Err() != nil {
@@ -140,8 +144,15 @@ func (s *section) run(ctx context.Context) {
 		}
 		// Followers of a hint wait for company; then the next hint, retry or
 		// resync, whichever is first.
-		if !s.pause(ctx, coalesce, nil) || !s.pause(ctx, next, s.hint) {
+		if !s.pause(ctx, gap, nil) {
 			return
+		}
+		rest := time.Now()
+		if !s.pause(ctx, next, s.hint) {
+			return
+		}
+		if gap = min(2*gap, lastGap); time.Since(rest) >= lastGap {
+			gap = firstGap
 		}
 	}
 }

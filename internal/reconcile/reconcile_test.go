@@ -9,6 +9,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,38 @@ func TestHintsCoalesceIntoOnePass(t *testing.T) {
 		sleep(time.Second)
 		if passes.Load() != 3 {
 			t.Errorf("%d passes after a burst, want 3", passes.Load())
+		}
+	})
+}
+
+// A hint that meets the echo of an earlier pass waits for little; only a burst
+// that goes on waits for long.
+func TestGapGrowsOnlyInABurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var begun []time.Time
+		var loop *reconcile.Loop
+		echoes := 0
+		loop = start(t, reconcile.Section{Name: "a", Reconcile: func(context.Context) error {
+			begun = append(begun, time.Now())
+			if echoes > 0 {
+				echoes--
+				loop.Mark("a")
+			}
+			return nil
+		}})
+		sleep(time.Second)
+		for range 2 { // the second time as the first: a rest forgets the burst
+			begun, echoes = nil, 6
+			loop.Mark("a")
+			sleep(time.Second)
+			var gaps []time.Duration
+			for i := 1; i < len(begun); i++ {
+				gaps = append(gaps, begun[i].Sub(begun[i-1]))
+			}
+			want := []time.Duration{2e6, 4e6, 8e6, 16e6, 20e6, 20e6}
+			if !slices.Equal(gaps, want) {
+				t.Errorf("gaps between passes %v, want %v", gaps, want)
+			}
 		}
 	})
 }
