@@ -272,6 +272,12 @@ func (c *Client) releaseClaims(ctx context.Context, node string, mustBeEmpty boo
 // releaseBlock gives up one block: affinity pendingDeletion, block deleted or
 // made nobody's, affinity deleted.
 func (c *Client) releaseBlock(ctx context.Context, node string, p netip.Prefix, mustBeEmpty bool) error {
+	return c.releaseBlockIf(ctx, node, p, mustBeEmpty, func() error { return nil })
+}
+
+// releaseBlockIf is releaseBlock; allowed is asked after each reading of the
+// block and before it is written.
+func (c *Client) releaseBlockIf(ctx context.Context, node string, p netip.Prefix, mustBeEmpty bool, allowed func() error) error {
 	marked := false // the affinity was confirmed and we wrote pendingDeletion
 	return again(ctx, func() error {
 		a, arev, err := c.affinity(ctx, node, p)
@@ -292,6 +298,9 @@ func (c *Client) releaseBlock(ctx context.Context, node string, p netip.Prefix, 
 				_, undo := c.putAffinity(ctx, node, p, a, arev)
 				err = errors.Join(err, undo)
 			}
+			return err
+		}
+		if err := allowed(); err != nil {
 			return err
 		}
 		marked = marked || a.State == alloc.Confirmed

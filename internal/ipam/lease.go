@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,6 +35,9 @@ type Heartbeat struct {
 	Counter     uint64 `json:"counter"`
 	InstanceUID string `json:"instanceUID"`
 	BootID      string `json:"bootID"`
+	// FencedBy is set while somebody takes from the node what it holds, and
+	// says who.
+	FencedBy string `json:"fencedBy,omitempty"`
 }
 
 // ParseHeartbeat reads a stored heartbeat.
@@ -239,8 +243,11 @@ func (r *Reserve) getHeartbeat(ctx context.Context) (e store.Entry, missing bool
 // wrote last.
 func (r *Reserve) suspend(stored Heartbeat, missing bool) {
 	what := fmt.Sprintf("instance %s, boot %s, count %d", stored.InstanceUID, stored.BootID, stored.Counter)
-	if missing {
+	switch {
+	case missing:
 		what = "it is gone"
+	case stored.FencedBy != "":
+		what = "what the node holds is being reclaimed by " + stored.FencedBy
 	}
 	found := problem.New(problem.IdentityConflict, r.cfg.Node, r.cfg.Node, what)
 	r.mu.Lock()
@@ -269,6 +276,8 @@ type leaseFile struct {
 	Counter     uint64          `json:"counter"`
 	Held        []netip.Addr    `json:"held"`
 	Blocks      []cluster.Block `json:"blocks"`
+	// Foreign are others' blocks that may hold addresses of this node.
+	Foreign []netip.Prefix `json:"foreign"`
 }
 
 const leaseVersion = 1
@@ -288,9 +297,13 @@ func (r *Reserve) loadLease() {
 		r.log.Info("lease of before the start not used", "instance", f.InstanceUID, "boot", f.BootID, "error", err)
 		return
 	}
-	r.lease = lease{valid: f.Valid, start: f.Start, last: Heartbeat{f.Counter, f.InstanceUID, f.BootID}}
+	r.lease = lease{valid: f.Valid, start: f.Start, last: Heartbeat{Counter: f.Counter, InstanceUID: f.InstanceUID, BootID: f.BootID}}
 	for _, b := range f.Blocks {
 		r.blocks[b.CIDR] = b.Confirmed
+	}
+	r.foreignListed = f.Foreign != nil // nil in a file of an older version
+	for _, p := range f.Foreign {
+		r.foreign[p] = true
 	}
 	if !f.Valid {
 		return
@@ -328,6 +341,9 @@ func (r *Reserve) saveLease(leaving []netip.Addr) error {
 	f := leaseFile{
 		Version: leaseVersion, InstanceUID: r.cfg.InstanceUID, BootID: r.cfg.BootID,
 		Valid: r.lease.valid, Start: r.lease.start, Counter: r.lease.last.Counter, Blocks: r.blockList(),
+	}
+	if r.foreignListed {
+		f.Foreign = slices.AppendSeq([]netip.Prefix{}, maps.Keys(r.foreign))
 	}
 	for _, addr := range r.queue {
 		if !slices.Contains(leaving, addr) {

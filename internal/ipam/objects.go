@@ -33,11 +33,17 @@ func (c *Client) block(ctx context.Context, p netip.Prefix) (*alloc.Block, store
 	if err != nil {
 		return nil, 0, err
 	}
-	b, err := alloc.ParseBlock(e.Value)
+	b, err := parseBlockAt(p, e.Value)
+	return b, e.Revision, err
+}
+
+// parseBlockAt reads the block stored under p's name.
+func parseBlockAt(p netip.Prefix, value []byte) (*alloc.Block, error) {
+	b, err := alloc.ParseBlock(value)
 	if err == nil && b.CIDR != p {
 		err = fault.New(fault.Internal, "read block %s: it says it is %s", p, b.CIDR)
 	}
-	return b, e.Revision, err
+	return b, err
 }
 
 // blocks reads all blocks. Those that cannot be read are left out: they
