@@ -42,7 +42,8 @@ type tracee struct {
 // threads are traced, too.
 const traceOptions = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE
 
-// attach counts a running process's calls from here on.
+// attach counts a running process's calls from here on. It leads a process
+// group, as a lab's daemons do.
 func attach(t *testing.T, pid int, at int, counts func(int, uint64, []byte) bool) *tracee {
 	t.Helper()
 	p := &tracee{pid: pid, at: int64(at), counts: counts, done: make(chan struct{})}
@@ -78,7 +79,7 @@ func (p *tracee) run(t *testing.T, begin func() error) *tracee {
 }
 
 func (p *tracee) exec(argv, env []string, files []*os.File) error {
-	proc, err := os.StartProcess(argv[0], argv, &os.ProcAttr{Env: env, Files: files, Sys: &unix.SysProcAttr{Ptrace: true}})
+	proc, err := os.StartProcess(argv[0], argv, &os.ProcAttr{Env: env, Files: files, Sys: &unix.SysProcAttr{Ptrace: true, Setpgid: true}})
 	if err != nil {
 		return err
 	}
@@ -126,11 +127,12 @@ func (p *tracee) seize() error {
 	return nil
 }
 
-// loop goes from stop to stop until no thread is left.
+// loop goes from stop to stop until no thread is left. It waits for the
+// process's group alone: the thread we are on may have other children.
 func (p *tracee) loop() {
 	for {
 		var status unix.WaitStatus
-		tid, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
+		tid, err := unix.Wait4(-p.pid, &status, unix.WALL|unix.WNOTHREAD, nil)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
