@@ -21,6 +21,9 @@ busybox busybox-static
 /usr/lib/cni/ptp containernetworking-plugins
 ip iproute2
 strace strace
+/usr/lib/frr/bgpd frr
+gobgpd gobgpd
+exabgp exabgp
 conntrack conntrack
 ping iputils-ping
 git git
