@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"internal/trace"},
 	{"internal/reconcile"},
 	{"internal/store"},
-	{"internal/store/etcdpath"},
+	{"internal/store/etcdpath", "internal/metrics"},
 	{"internal/store/mem", "internal/store/etcd", "internal/store/embed", "internal/store/storetest"},
 	{"internal/nstest"},
 	{"internal/resource", "internal/env"},

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/agent"
 	"github.com/ocicat-net/ocicat/internal/buildinfo"
@@ -55,6 +56,7 @@ type options struct {
 	level                       *slog.Level // nil: as the environment says
 	format                      string
 	permGateway                 bool
+	lease                       time.Duration
 	version                     bool
 }
 
@@ -71,9 +73,19 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.format, "log-format", "text", "text or json")
 	f.BoolVar(&o.permGateway, "perm-gateway", os.Getenv("OCICAT_PERM_GATEWAY") != "false",
 		"give pods a permanent neighbour for their gateway, so that they need no ARP (also OCICAT_PERM_GATEWAY)")
+	f.DurationVar(&o.lease, "lease-time", ipam.LeaseTime,
+		"how long addresses of the reserve are given without a heartbeat, and half of how long a node must be silent before its addresses are reclaimed; the same on all nodes (also OCICAT_LEASE_TIME)")
 	f.BoolVar(&o.version, "version", false, "print the version and end")
+	if text := os.Getenv("OCICAT_LEASE_TIME"); text != "" {
+		if err := f.Set("lease-time", text); err != nil {
+			return o, fault.Hint(fault.New(fault.Invalid, "environment variable OCICAT_LEASE_TIME: %q: not a duration", text), "Write it as 1h or 90m.")
+		}
+	}
 	if err := f.Parse(args); err != nil {
 		return o, fault.New(fault.Invalid, "%w", err)
+	}
+	if err := ipam.TimesFor(o.lease).Validate(); err != nil {
+		return o, err
 	}
 	if f.NArg() > 0 {
 		return o, fault.Hint(fault.New(fault.Invalid, "unexpected argument %q", f.Arg(0)), "ocicatd takes flags only: ocicatd -help")
@@ -128,9 +140,11 @@ func configure(o options) (agent.Config, error) {
 		Address: func(links map[string]host.Link, stored netip.Prefix) (netip.Prefix, error) {
 			return e.Address(links, stored, reach)
 		},
-		AS: e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Problems: problems,
+		Times: ipam.TimesFor(o.lease),
+		AS:    e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Problems: problems,
 		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: e.InterfacePrefix, PermGateway: o.permGateway, Reserve: ipam.DefaultReserve},
 	}
+	cfg.Metrics = e.Metrics
 	if o.passwords != "" {
 		if cfg.Passwords, err = agent.ReadPasswords(o.passwords); err != nil {
 			return cfg, err

@@ -8,6 +8,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -29,6 +30,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/journal"
 	"github.com/ocicat-net/ocicat/internal/kernel"
+	"github.com/ocicat-net/ocicat/internal/metrics"
 	"github.com/ocicat-net/ocicat/internal/nft"
 	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/reconcile"
@@ -77,8 +79,13 @@ type Config struct {
 	// Settings are the agent's own, where the cluster's OcicatConfiguration
 	// says nothing.
 	Settings cluster.Settings
+	// Times are those of the reserve's lease and of reclaim; zero for the
+	// default.
+	Times ipam.Times
 	// Passwords are the TCP MD5 keys of BGPPeers by name.
 	Passwords map[string]string
+	// Metrics is where metrics are served; invalid for nowhere.
+	Metrics netip.AddrPort
 	// Problems found before the agent started, as ignored variables.
 	Problems []problem.Problem
 }
@@ -100,8 +107,13 @@ type Agent struct {
 	resources  *resources
 	undertaker *undertaker
 	publisher  *publisher
+	counts     *metrics.Counts
+	store      *metrics.Store
+	scrapes    *metrics.Server // nil where metrics are off
 
 	touched      touchedDevices
+	hint         kernelHint
+	borrowed     borrowed
 	endpoints    locks[cluster.EndpointID] // held while one is attached or detached
 	hostEnds     locks[string]             // the same, of the endpoints that share a host end
 	burying      sync.Mutex                // held while tombstones are served
@@ -126,6 +138,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, id: id, started: time.Now(), verified: make(chan struct{}), known: make(chan struct{})}
+	a.measure()
 	a.feed = feed.New(cfg.Node, cfg.Settings, a.factsChanged)
 	if a.kernel, err = kernel.Open(); err != nil {
 		return nil, err
@@ -144,19 +157,20 @@ func New(cfg Config) (*Agent, error) {
 	a.undertaker = newUndertaker(a)
 	a.publisher = newPublisher(a)
 	a.loop = reconcile.New(cfg.Log,
-		reconcile.Section{Name: sectionKernel, Reconcile: a.converge, Resync: time.Minute},
-		reconcile.Section{Name: sectionSpeaker, Reconcile: a.convergeSpeaker},
-		reconcile.Section{Name: sectionFilter, Reconcile: a.convergeFilter, Resync: time.Minute},
-		reconcile.Section{Name: sectionStatus, Reconcile: a.publisher.publish, Resync: time.Minute},
+		reconcile.Section{Name: sectionKernel, Reconcile: a.timed(sectionKernel, a.converge), Resync: time.Minute},
+		reconcile.Section{Name: sectionSpeaker, Reconcile: a.timed(sectionSpeaker, a.convergeSpeaker)},
+		reconcile.Section{Name: sectionFilter, Reconcile: a.timed(sectionFilter, a.convergeFilter), Resync: time.Minute},
+		reconcile.Section{Name: sectionStatus, Reconcile: a.timed(sectionStatus, a.publisher.publish), Resync: time.Minute},
 	)
 	a.resources = newResources(a)
 	a.reserve = ipam.NewReserve(ipam.ReserveConfig{
-		Client:      ipam.NewClient(ipam.ClientConfig{Store: cfg.Store, Pools: a.pools, NodeLabels: a.nodeLabels, Reservations: a.reservations}),
+		Client:      ipam.NewClient(ipam.ClientConfig{Store: cfg.Store, Pools: a.pools, NodeLabels: a.nodeLabels, Reservations: a.reservations, Borrow: true}),
 		Node:        string(cfg.Node),
 		InstanceUID: id.Instance,
 		BootID:      id.BootID,
 		Size:        cfg.Settings.Reserve,
 		LeaseFile:   filepath.Join(cfg.RunDir, "lease"),
+		Times:       cfg.Times,
 		Log:         cfg.Log,
 		OnBlocks:    a.ownBlocks,
 	})
@@ -184,14 +198,18 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.loop,
 		a.speaker,
 		a.reserve,
+		a.newCollector(),
 		a.undertaker,
 		named{"resources", a.resources.run},
 		named{"registration", a.register},
 		named{"kernel events", a.watchKernel},
 		named{"packet filter events", a.watchFilter},
 		named{"tombstones", a.watchTombstones},
-		cniserver.New(filepath.Join(a.cfg.RunDir, "cni.sock"), a, a.log),
+		cniserver.New(filepath.Join(a.cfg.RunDir, "cni.sock"), measured{a, a.counts}, a.log),
 		admin.New(filepath.Join(a.cfg.RunDir, "admin.sock"), a, a, a.log),
+	}
+	if a.scrapes != nil {
+		tasks = append(tasks, a.scrapes)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, t := range tasks {
@@ -205,6 +223,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("agent started", "node", a.cfg.Node, "instance", a.id.Instance, "boot", a.id.BootID)
 	err := group.Wait()
 	return errors.Join(err, a.journal.Close(), a.kernel.Close(), a.filter.nft.Close())
+}
+
+// newCollector is this agent's part in giving back what nodes hold that are
+// gone.
+func (a *Agent) newCollector() *ipam.Collector {
+	return ipam.NewCollector(ipam.CollectorConfig{
+		Client: ipam.NewClient(ipam.ClientConfig{Store: a.cfg.Store, Pools: a.pools, NodeLabels: a.nodeLabels}),
+		Node:   string(a.cfg.Node), Session: fmt.Sprintf("%s/%s/%d", a.id.Instance, a.id.BootID, a.started.UnixNano()),
+		Times: a.cfg.Times, Log: a.log,
+	})
 }
 
 // named is a task made of a function.
@@ -236,6 +264,9 @@ func (a *Agent) factsChanged(part feed.Part) {
 		if snap.StoreSynced && snap.Me().Name != "" && len(snap.Pools) > 0 {
 			a.know.Do(func() { close(a.known) })
 		}
+	}
+	if part&(feed.Endpoints|feed.Blocks) != 0 && a.borrowedChanged() {
+		a.loop.Mark(sectionSpeaker)
 	}
 	if part == feed.Endpoints {
 		a.publisher.podsChanged()

@@ -28,7 +28,7 @@ type converged struct {
 // differences. The Snapshot is taken after the observation, so an endpoint
 // that is being attached or detached meanwhile is left to its own call.
 func (a *Agent) converge(ctx context.Context) error {
-	pass := a.touched.begin()
+	pass, hinted := a.touched.begin(), a.hint.take()
 	defer a.touched.end()
 	seen, err := a.kernel.Observe(ctx)
 	if err != nil {
@@ -51,6 +51,7 @@ func (a *Agent) converge(ctx context.Context) error {
 	if err != nil {
 		problems = append(problems, problem.New(problem.KernelRefused, "", err.Error()))
 	}
+	a.countWrites(changes.Len(), hinted, err)
 	before := a.last.Swap(&converged{want: want, seen: seen, drift: changes.Len(), writes: changes.String(), problems: problem.Sort(problems)})
 	if err == nil && snap.StoreSynced && snap.EndpointsSynced {
 		a.verify.Do(func() {

@@ -17,6 +17,7 @@ import (
 func (a *Agent) watchKernel(ctx context.Context) error {
 	return a.kernel.Monitor(ctx, func(ev kernel.Event) {
 		if a.telling(ev) {
+			a.hint.give()
 			a.loop.Mark(sectionKernel)
 		}
 	})

@@ -139,6 +139,7 @@ func (a *Agent) problems() []problem.Problem {
 	list = append(list, a.resources.Problems()...)
 	list = append(list, a.speakerProblems()...)
 	list = append(list, a.filter.Problems()...)
+	list = append(list, a.scrapes.Problems()...)
 	list = append(list, a.reserve.State().Problems...)
 	if last := a.last.Load(); last != nil {
 		list = append(list, last.problems...)

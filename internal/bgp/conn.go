@@ -11,6 +11,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/bgp/message"
@@ -65,6 +66,7 @@ type conn struct {
 	id  session.ConnID
 	tcp stream
 
+	traffic   *traffic     // the peer's
 	frames    chan<- frame // the peer's; the reader's and the writer's findings
 	control   chan []byte
 	keepalive chan keepalives    // capacity 1
@@ -80,9 +82,13 @@ type conn struct {
 // keepalives says how often to send them, and how long a write may take.
 type keepalives struct{ every, hold time.Duration }
 
+// traffic counts whole messages.
+type traffic struct{ received, sent atomic.Uint64 }
+
 func newConn(id session.ConnID, tcp stream, frames chan<- frame) *conn {
 	return &conn{
 		id: id, tcp: tcp,
+		traffic:   new(traffic),
 		frames:    frames,
 		control:   make(chan []byte, controlQueue),
 		keepalive: make(chan keepalives, 1),
@@ -169,6 +175,7 @@ func (c *conn) read() error {
 		if _, err := io.ReadFull(r, body); err != nil {
 			return readError(err)
 		}
+		c.traffic.received.Add(1)
 		c.report(frame{typ: typ, body: body})
 	}
 }
@@ -281,17 +288,20 @@ func (w *writer) putRoutes() error {
 			return nil
 		}
 	}
+	var messages uint64
 	chunk, size, last := make(net.Buffers, 0, 16), 0, false
 	for len(w.pending) > 0 && size < writeChunk {
 		m := w.pending[0]
 		w.pending = w.pending[1:]
 		chunk, size = append(chunk, m), size+len(m)
 		last = last || isEndOfRIB(m)
+		messages++
 	}
 	w.limit()
 	if _, err := chunk.WriteTo(w.tcp); err != nil {
 		return err
 	}
+	w.traffic.sent.Add(messages)
 	if last && !w.loaded {
 		w.loaded = true
 		w.report(frame{loaded: true})
@@ -308,6 +318,9 @@ func isEndOfRIB(m []byte) bool {
 func (w *writer) put(b []byte) error {
 	w.limit()
 	_, err := w.tcp.Write(b)
+	if err == nil {
+		w.traffic.sent.Add(1)
+	}
 	return err
 }
 

@@ -55,6 +55,7 @@ type peer struct {
 	linger sync.WaitGroup // readers and writers
 	orders orders
 	view   atomic.Pointer[view]
+	total  traffic       // of all its connections
 	done   chan struct{} // closed when run has ended
 	left   chan struct{} // closed when, after that, the last words are said
 }

@@ -115,6 +115,7 @@ func (p *peer) takeDialled(d dialled) {
 func (p *peer) adopt(tcp *net.TCPConn, event func(session.ConnID) session.Event) {
 	p.lastID++
 	c := newConn(p.lastID, tcp, p.frames)
+	c.traffic = &p.total
 	p.conns[c.id] = c
 	c.start(&p.linger)
 	p.step(event(c.id))

@@ -317,6 +317,7 @@ func (s *Speaker) Sessions() []speaker.Session {
 	for addr, p := range s.peers {
 		session := p.view.Load().session
 		session.Received, session.Sent = s.rib.counts(addr)
+		session.MessagesReceived, session.MessagesSent = p.total.received.Load(), p.total.sent.Load()
 		sessions = append(sessions, session)
 	}
 	slices.SortFunc(sessions, func(a, b speaker.Session) int { return a.Peer.Compare(b.Peer) })

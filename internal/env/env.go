@@ -22,6 +22,9 @@ import (
 	"github.com/ocicat-net/ocicat/internal/problem"
 )
 
+// metricsPort is where Felix serves its metrics by default.
+const metricsPort = 9091
+
 // Env is what the environment asks for. Fields whose variable is not set have
 // the variable's default.
 type Env struct {
@@ -44,11 +47,14 @@ type Env struct {
 	// PoolVariables are the variables of the default pool as they are set, for
 	// the record of what this node started with.
 	PoolVariables map[string]string
+	// Metrics is where metrics are served; invalid for nowhere.
+	Metrics netip.AddrPort
 
 	noDefaultPools bool
 	noPool4        bool // CALICO_IPV4POOL_CIDR is "none"
 	pool           v3.IPPoolSpec
 	routerIDHash   bool
+	noMetrics      bool
 }
 
 // Parse reads an environment in the form of os.Environ; hostname names the
@@ -68,7 +74,8 @@ func Parse(environ []string, hostname string) (Env, []problem.Problem, error) {
 	}
 	e := Env{
 		InterfacePrefix: "cali", PoolVariables: map[string]string{}, LogLevel: slog.LevelInfo,
-		pool: v3.IPPoolSpec{NATOutgoing: true, NodeSelector: "all()", IPIPMode: v3.Never, VXLANMode: v3.Never},
+		Metrics: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), metricsPort),
+		pool:    v3.IPPoolSpec{NATOutgoing: true, NodeSelector: "all()", IPIPMode: v3.Never, VXLANMode: v3.Never},
 	}
 	var errs []error
 	var problems []problem.Problem
@@ -92,6 +99,9 @@ func Parse(environ []string, hostname string) (Env, []problem.Problem, error) {
 		}
 	}
 	errs = append(errs, e.nameNode(set, hostname), e.checkPool(set))
+	if e.noMetrics {
+		e.Metrics = netip.AddrPort{}
+	}
 	if e.routerIDHash {
 		e.RouterID = names.RouterIDHash(e.Node)
 	}

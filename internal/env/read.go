@@ -171,3 +171,32 @@ func readLogLevel(e *Env, value string) error {
 }
 
 func readNothing(*Env, string) error { return nil }
+
+func readMetricsEnabled(e *Env, value string) error {
+	enabled, err := readBool(value)
+	e.noMetrics = !enabled
+	return err
+}
+
+// readMetricsHost reads an address and no name: what a name stands for must
+// not decide who can read the metrics.
+func readMetricsHost(e *Env, value string) error {
+	if strings.EqualFold(value, "localhost") {
+		value = "127.0.0.1"
+	}
+	addr, err := netip.ParseAddr(value)
+	if err != nil {
+		return fault.New(fault.Invalid, "want an IP address, as 127.0.0.1")
+	}
+	e.Metrics = netip.AddrPortFrom(addr, e.Metrics.Port())
+	return nil
+}
+
+func readMetricsPort(e *Env, value string) error {
+	port, err := strconv.ParseUint(value, 10, 16)
+	if err != nil || port == 0 {
+		return fault.New(fault.Invalid, "want a port, 1 to 65535")
+	}
+	e.Metrics = netip.AddrPortFrom(e.Metrics.Addr(), uint16(port))
+	return nil
+}

@@ -34,6 +34,8 @@ const (
 	RouteShadowed    Code = "OC4004"
 	KernelRefused    Code = "OC4005"
 	FilterMissing    Code = "OC4006"
+	MetricsAway      Code = "OC4010"
+	StateUnwritten   Code = "OC4011"
 	UnknownObject    Code = "OC5002"
 	StoreAway        Code = "OC5003"
 	IdentityConflict Code = "OC5004"
@@ -67,6 +69,8 @@ var Table = []Entry{
 	{RouteShadowed, "route shadowed", "our route %s is hidden by a better one: %s", "Find who writes that route and stop it; ours is not changed."},
 	{KernelRefused, "kernel refused a write", "%s", "See the agent's log for the attempts; it keeps trying."},
 	{FilterMissing, "packet filter missing", "this kernel cannot hold the table inet ocicat: %s", "Give it nftables (nf_tables with family inet, nft_fib_inet). Until then the settings of the pods' links alone stand between pods and this node; docs/security.md says what they leave open."},
+	{MetricsAway, "metrics not served", "metrics cannot be served at %s: %s", "Free the port, or choose another with FELIX_PROMETHEUSMETRICSPORT; FELIX_PROMETHEUSMETRICSENABLED=false turns metrics off. All else goes on."},
+	{StateUnwritten, "state file not written", "%s: %s", "Free space and inodes on that file system, or make it writable again: df, df -i, mount. Pods keep their network and DEL works; the agent tries on."},
 	{UnknownObject, "stored object not understood", "%s: %s: ignored, the others go on", "Correct or delete the object; a newer version of Ocicat may have written it."},
 	{StoreAway, "datastore away", "the datastore does not answer: %s", "Pods keep their network and DEL works; new pods are served from the reserve. Bring the datastore back."},
 	{IdentityConflict, "node name used by another machine", "the heartbeat of node %s was written by another instance: %s", "Two machines use one node name, or the datastore was restored from a backup. Give each machine its own NODENAME."},

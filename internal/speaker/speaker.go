@@ -96,6 +96,10 @@ type Session struct {
 	Hold     float64      `json:"holdSeconds,omitempty"`
 	MD5      bool         `json:"md5,omitempty"`
 	Flaps    int          `json:"flaps"`
+	// MessagesReceived and MessagesSent count whole BGP messages since the
+	// agent started.
+	MessagesReceived uint64 `json:"messagesReceived,omitempty"`
+	MessagesSent     uint64 `json:"messagesSent,omitempty"`
 }
 
 // Path is one learned route as the best-path process sees it.
