@@ -95,6 +95,10 @@ func (r Runtime) add(conf conf, stdin []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	before, err := parseChained(stdin, req.IfName)
+	if err != nil {
+		return nil, err
+	}
 	req.NetNS, err = openNetNS(req.NetNSPath)
 	if err != nil {
 		return nil, err
@@ -104,7 +108,7 @@ func (r Runtime) add(conf conf, stdin []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return resultJSON(conf.CNIVersion, req, result)
+	return resultJSON(conf.CNIVersion, req, result, before)
 }
 
 // del succeeds whenever the attachment is gone or is sure to go: an agent

@@ -103,7 +103,6 @@ func (c conf) client() cniwire.Client {
 // etcd_…, log_…, policy, feature_control, windows_…) are the agent's matter
 // and not read here. Unknown keys are allowed by the specification.
 type addConf struct {
-	PrevResult    json.RawMessage `json:"prevResult"`
 	RuntimeConfig struct {
 		MAC         string            `json:"mac"`
 		IPs         []string          `json:"ips"`
@@ -141,10 +140,6 @@ func parseAddConf(stdin []byte) (addConf, error) {
 }
 
 func (c addConf) check() error {
-	if len(c.PrevResult) > 0 && string(c.PrevResult) != "null" {
-		return fault.Hint(invalid("prevResult is set: ocicat-cni makes the pod's interface and cannot follow another plugin"),
-			`Put "ocicat-cni" first in the conflist's plugins.`)
-	}
 	if c.ContainerSettings.AllowIPForwarding {
 		return unsupported("container_settings.allow_ip_forwarding", true, "not done by this version")
 	}

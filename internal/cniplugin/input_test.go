@@ -80,7 +80,10 @@ func TestBadInput(t *testing.T) {
 		{"timeout no duration", with(`"timeout":"5"`), nil, 7, `configuration: timeout "5": want a duration`},
 		{"timeout too long", with(`"timeout":"1h"`), nil, 7, `configuration: timeout "1h"`},
 		{"mtu out of range", with(`"mtu":9`), nil, 7, "configuration: mtu 9 is outside 68-65535"},
-		{"not first", with(`"prevResult":{"cniVersion":"1.1.0"}`), nil, 7, "configuration: prevResult is set"},
+		{"not first", with(`"prevResult":{"interfaces":[{"name":"veth1"},{"name":"eth0","sandbox":"/x"}]}`), nil, 7, "configuration: prevResult has interface eth0 in the pod already"},
+		{"prevResult a list", with(`"prevResult":[]`), nil, 6, "configuration: prevResult is a JSON array, want an object"},
+		{"prevResult's interfaces an object", with(`"prevResult":{"interfaces":{}}`), nil, 6, "configuration: prevResult.interfaces: "},
+		{"prevResult's ips a word", with(`"prevResult":{"ips":"x"}`), nil, 6, "configuration: prevResult.ips: "},
 		{"other IPAM", with(`"ipam":{"type":"host-local"}`), nil, 2, `ipam.type "host-local"`},
 		{"pool without name", with(`"ipam":{"ipv4_pools":[""]}`), nil, 7, `pool "" is neither a name nor a CIDR`},
 		{"IPAM with a subnet", with(`"ipam":{"type":"calico-ipam","subnet":"usePodCidr"}`), nil, 2, `ipam.subnet "usePodCidr"`},
@@ -215,7 +218,11 @@ func parse(stdin string, env map[string]string) (cniwire.AddRequest, error) {
 	if err != nil {
 		return cniwire.AddRequest{}, err
 	}
-	return Runtime{Getenv: func(name string) string { return env[name] }}.request(c, []byte(stdin))
+	req, err := Runtime{Getenv: func(name string) string { return env[name] }}.request(c, []byte(stdin))
+	if err == nil {
+		_, err = parseChained([]byte(stdin), req.IfName)
+	}
+	return req, err
 }
 
 // with is base and more keys.

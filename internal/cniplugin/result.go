@@ -52,8 +52,9 @@ type (
 )
 
 // resultJSON is ADD's answer: the host's end, then the pod's, to which every
-// address belongs. It names no gateway: 169.254.1.1 is nobody's address.
-func resultJSON(version string, req cniwire.AddRequest, r cniwire.AddResult) ([]byte, error) {
+// address belongs. It names no gateway: 169.254.1.1 is nobody's address. What
+// plugins before made stands in front of it.
+func resultJSON(version string, req cniwire.AddRequest, r cniwire.AddResult, before chained) ([]byte, error) {
 	out := result{CNIVersion: version, Interfaces: []netIf{
 		{Name: r.HostIf, MAC: r.HostMAC, MTU: r.MTU},
 		{Name: req.IfName, MAC: r.MAC, MTU: r.MTU, Sandbox: req.NetNSPath},
@@ -62,7 +63,7 @@ func resultJSON(version string, req cniwire.AddRequest, r cniwire.AddResult) ([]
 		out.Interfaces[0].MTU, out.Interfaces[1].MTU = 0, 0
 	}
 	for _, a := range r.Addresses {
-		out.IPs = append(out.IPs, ipConfig{Version: ipVersion(version, a), Address: a.String(), Interface: 1})
+		out.IPs = append(out.IPs, ipConfig{Version: ipVersion(version, a), Address: a.String(), Interface: before.interfaces() + 1})
 	}
 	for _, route := range r.Routes {
 		conf := routeConf{Dst: route.Dst.String()}
@@ -75,7 +76,10 @@ func resultJSON(version string, req cniwire.AddRequest, r cniwire.AddResult) ([]
 	if err != nil {
 		return nil, fault.New(fault.Internal, "print the result: %w", err)
 	}
-	return text, nil
+	if before == nil {
+		return text, nil
+	}
+	return before.with(text)
 }
 
 // ipVersion is "4" or "6" in results of a version that has it, else "".
