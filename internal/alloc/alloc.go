@@ -10,6 +10,7 @@ package alloc
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"strings"
@@ -161,6 +162,23 @@ func (b *Block) HeldBy(match func(Attribute) bool) []netip.Addr {
 		}
 	}
 	return held
+}
+
+// Holders yields who holds addresses of b, and how many each.
+func (b *Block) Holders() iter.Seq2[Attribute, int] {
+	return func(yield func(Attribute, int) bool) {
+		held := make([]int, len(b.Attributes))
+		for _, at := range b.Allocations {
+			if at != Free {
+				held[at]++
+			}
+		}
+		for i, who := range b.Attributes {
+			if held[i] > 0 && !yield(who, held[i]) {
+				return
+			}
+		}
+	}
 }
 
 // ByHandle lists the addresses held under handle, by ordinal.

@@ -39,7 +39,7 @@ func LearnedRoute(s *cluster.Snapshot, l cluster.LearnedRoute) (host.Route, *pro
 // there is none. The zero route without a reason means that the prefix is
 // this node's own business.
 func learnedRoute(s *cluster.Snapshot, links []connectedNet, l cluster.LearnedRoute) (host.Route, *problem.Problem) {
-	if ownBlock(s, l.Prefix) {
+	if ownBlock(s, l.Prefix) || ownEndpoint(s, l.Prefix) {
 		return host.Route{}, nil
 	}
 	if !inCurrentPools(s, l.Prefix) {
@@ -67,6 +67,21 @@ func fromText(l cluster.LearnedRoute) string {
 func ownBlock(s *cluster.Snapshot, p netip.Prefix) bool {
 	for _, b := range s.Blocks {
 		if covers(p, b.CIDR) {
+			return true
+		}
+	}
+	return false
+}
+
+// ownEndpoint reports whether p is the address of a pod of this node: nobody
+// else's announcement leads its packets away. One may still be on its way from
+// the node that borrowed the address before.
+func ownEndpoint(s *cluster.Snapshot, p netip.Prefix) bool {
+	if !p.IsSingleIP() {
+		return false
+	}
+	for _, ep := range s.Endpoints {
+		if ep.Addr == p.Addr() {
 			return true
 		}
 	}

@@ -3,6 +3,7 @@
 package core
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -38,8 +39,9 @@ func Speaker(s *cluster.Snapshot) (speaker.Config, []problem.Problem) {
 	return cfg, problem.Sort(append(problems, more...))
 }
 
-// advertised are the own blocks that are certain to be ours. Export policy
-// and borrowed addresses join here with later issues.
+// advertised are the own blocks that are certain to be ours, and each address
+// borrowed from another node's block. Export policy joins here with a later
+// issue.
 func advertised(s *cluster.Snapshot, self netip.Addr) []speaker.Advertisement {
 	var ads []speaker.Advertisement
 	for _, b := range s.Blocks {
@@ -47,8 +49,33 @@ func advertised(s *cluster.Snapshot, self netip.Addr) []speaker.Advertisement {
 			ads = append(ads, speaker.Advertisement{Prefix: b.CIDR, NextHop: self})
 		}
 	}
-	slices.SortFunc(ads, func(a, b speaker.Advertisement) int { return a.Prefix.Addr().Compare(b.Prefix.Addr()) })
+	for _, addr := range Borrowed(s) {
+		if p := netip.PrefixFrom(addr, addr.BitLen()); exported(s, p) {
+			ads = append(ads, speaker.Advertisement{Prefix: p, NextHop: self})
+		}
+	}
+	slices.SortFunc(ads, func(a, b speaker.Advertisement) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+	})
 	return ads
+}
+
+// Borrowed are the addresses of own pods that lie in no confirmed own block,
+// sorted: packets to them follow another node's block unless this node
+// announces them one by one. Before the own blocks are known there are none.
+func Borrowed(s *cluster.Snapshot) []netip.Addr {
+	if !s.BlocksSynced {
+		return nil
+	}
+	var borrowed []netip.Addr
+	for _, ep := range s.Endpoints {
+		own := slices.ContainsFunc(s.Blocks, func(b cluster.Block) bool { return b.Confirmed && b.CIDR.Contains(ep.Addr) })
+		if !own && ep.Addr.IsValid() {
+			borrowed = append(borrowed, ep.Addr)
+		}
+	}
+	slices.SortFunc(borrowed, netip.Addr.Compare)
+	return slices.Compact(borrowed)
 }
 
 func exported(s *cluster.Snapshot, block netip.Prefix) bool {

@@ -113,6 +113,9 @@ func (r *Reserve) putPlanned(ctx context.Context, b *alloc.Block, bt *batch, out
 	}
 	prev := r.cache[b.CIDR].rev
 	delete(r.cache, b.CIDR)
+	if b.Affinity == "" && b.Empty() {
+		return raced(r.c.remove(ctx, blockKey(b.CIDR), prev)) // nobody's, and its last address was released
+	}
 	b.Sequence++
 	data, err := b.Encode()
 	if err != nil {

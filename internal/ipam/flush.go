@@ -155,8 +155,9 @@ func (f *flushing) wanted() {
 	})
 }
 
-// blockFor is the node's own block that holds addr. One of another node is
-// Conflict, naming the holder if there is one.
+// blockFor is the block that holds addr: the node's own, claimed if it does not
+// exist, or another's to borrow from. Where that is not allowed it is Conflict,
+// naming the holder if there is one.
 func (f *flushing) blockFor(addr netip.Addr) (netip.Prefix, error) {
 	c := f.r.c
 	pool, ok, err := c.poolOf(f.ctx, addr)
@@ -176,6 +177,9 @@ func (f *flushing) blockFor(addr netip.Addr) (netip.Prefix, error) {
 		return p, nil
 	}
 	if fault.Is(err, fault.Conflict) {
+		if f.mayBorrow() {
+			return p, f.r.noteForeign(p)
+		}
 		if who, holderErr := c.Holder(f.ctx, addr); holderErr == nil {
 			err = fault.New(fault.Conflict, "address %s is held by %s", addr, who)
 		}
@@ -304,6 +308,12 @@ func (f *flushing) newBlocks() {
 	for len(f.waiting) > 0 {
 		first := f.waiting[0]
 		p, err := f.claimNew(f.ranges[first])
+		if fault.Is(err, fault.Exhausted) {
+			if f.borrow(first) {
+				continue
+			}
+			err = f.exhausted(err)
+		}
 		if err != nil {
 			f.settle(first, netip.Addr{}, err)
 			continue
@@ -328,7 +338,7 @@ func (f *flushing) claimNew(ranges []poolRange) (netip.Prefix, error) {
 			return p, err
 		}
 		if !ok {
-			return p, fault.Hint(fault.New(fault.Exhausted, "every block of the pools is owned, and the node's own are full"),
+			return p, fault.Hint(fault.New(fault.Exhausted, "the node's blocks are full, and no block of the pools is left"),
 				"ocicat ipam show --show-blocks lists who holds what; add a pool or enlarge one")
 		}
 		err = r.c.claimBlock(f.ctx, r.cfg.Node, p)
@@ -347,24 +357,33 @@ func (f *flushing) claimNew(ranges []poolRange) (netip.Prefix, error) {
 
 // mayClaim is nil if the configuration lets a node with n blocks claim one.
 func (f *flushing) mayClaim(n int) error {
-	if f.conf == nil {
-		conf, err := f.r.c.GetConfig(f.ctx)
-		if err != nil {
-			return err
-		}
-		f.conf = &conf
+	conf, err := f.config()
+	if err != nil {
+		return err
 	}
-	limit := f.conf.MaxBlocks
+	limit := conf.MaxBlocks
 	if limit == 0 {
 		limit = defaultMaxBlocks
 	}
 	switch {
-	case !f.conf.AutoAllocate:
+	case !conf.AutoAllocate:
 		return fault.Hint(fault.New(fault.Exhausted, "the node's blocks are full and autoAllocateBlocks is false"), "claim a block for the node, or allow it to")
 	case n >= limit:
 		return fault.Hint(fault.New(fault.Exhausted, "the node's %d blocks are full, and that is its limit", n), "raise maxBlocksPerHost of the IPAM configuration")
 	}
 	return nil
+}
+
+// config is the cluster's configuration, read once.
+func (f *flushing) config() (alloc.Config, error) {
+	if f.conf == nil {
+		conf, err := f.r.c.GetConfig(f.ctx)
+		if err != nil {
+			return conf, err
+		}
+		f.conf = &conf
+	}
+	return *f.conf, nil
 }
 
 func blockSet(blocks []cluster.Block) map[netip.Prefix]bool {

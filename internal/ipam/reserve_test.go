@@ -28,11 +28,12 @@ import (
 
 // site is a datastore with pools, and reserves of nodes on it.
 type site struct {
-	t     *testing.T
-	mem   *mem.Store
-	pools []cluster.Pool
-	kept  []netip.Prefix // reserved
-	start time.Time
+	t      *testing.T
+	mem    *mem.Store
+	pools  []cluster.Pool
+	kept   []netip.Prefix // reserved
+	borrow bool
+	start  time.Time
 }
 
 func newSite(t *testing.T, pools ...cluster.Pool) *site {
@@ -48,6 +49,7 @@ func (s *site) client(on store.Store) *Client {
 		Pools:        func(context.Context) ([]cluster.Pool, error) { return s.pools, nil },
 		NodeLabels:   func(context.Context, string) (map[string]string, error) { return nil, nil },
 		Reservations: func(context.Context) ([]netip.Prefix, error) { return s.kept, nil },
+		Borrow:       s.borrow,
 	})
 }
 
