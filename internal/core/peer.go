@@ -32,7 +32,7 @@ func Speaker(s *cluster.Snapshot) (speaker.Config, []problem.Problem) {
 	cfg.Peers = peers
 	for i := range cfg.Peers {
 		p := &cfg.Peers[i]
-		p.LocalAddr = self
+		p.LocalAddr, p.PrefixLimit = self, s.Settings.PeerPrefixLimit
 		p.Hold, p.Keepalive, p.RestartTime = speaker.DefaultHold, speaker.DefaultKeepalive, speaker.DefaultRestartTime
 	}
 	slices.SortFunc(cfg.Peers, func(a, b speaker.Peer) int { return a.Addr.Compare(b.Addr) })

@@ -76,14 +76,17 @@ type Reserve struct {
 	order    int                // of the last release
 	room     int                // blocks that could still be claimed, as far as known; -1 for unknown
 	blocks   map[netip.Prefix]bool
-	pools    []cluster.Pool // as last read
-	lease    lease
-	identity error // why nothing may be given; nil while this instance is the node
-	away     error // the last failure of the datastore, nil after a success
-	problems map[string]problem.Problem
-	strays   map[stray]time.Time      // when they were first seen
-	resting  map[netip.Addr]time.Time // held ready by another boot, since when that was seen
-	done     bool                     // ready is closed
+	foreign  map[netip.Prefix]bool // others' blocks that may hold addresses of this node
+	// foreignListed says that foreign are all of them.
+	foreignListed bool
+	pools         []cluster.Pool // as last read
+	lease         lease
+	identity      error // why nothing may be given; nil while this instance is the node
+	away          error // the last failure of the datastore, nil after a success
+	problems      map[string]problem.Problem
+	strays        map[stray]time.Time      // when they were first seen
+	resting       map[netip.Addr]time.Time // held ready by another boot, since when that was seen
+	done          bool                     // ready is closed
 
 	// Only for who filled writes:
 	cache   map[netip.Prefix]cached
@@ -160,6 +163,7 @@ func NewReserve(cfg ReserveConfig) *Reserve {
 		waiting:  map[string]*waiter{},
 		room:     -1,
 		blocks:   map[netip.Prefix]bool{},
+		foreign:  map[netip.Prefix]bool{},
 		identity: errStarting,
 		problems: map[string]problem.Problem{},
 		strays:   map[stray]time.Time{},

@@ -162,10 +162,14 @@ func (r *Reserve) look(ctx context.Context) error {
 		own = append(own, b)
 	}
 	r.setBlocks(blocks)
+	foreign, err := r.foreignBlocks(ctx)
+	if err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pools, r.room = pools, -1
-	r.sight(own)
+	r.sight(append(own, foreign...))
 	r.trim(offered)
 	return nil
 }
@@ -192,16 +196,18 @@ func (r *Reserve) offered(ctx context.Context) (func(netip.Addr) bool, error) {
 	}, nil
 }
 
-// sight compares what the own blocks hold with what this agent knows.
-func (r *Reserve) sight(own []*alloc.Block) {
+// sight compares what the own blocks, and those borrowed from, hold with what
+// this agent knows.
+func (r *Reserve) sight(blocks []*alloc.Block) {
 	type ready struct {
 		addr netip.Addr
 		seq  uint64
 	}
 	var held []ready
 	strays, resting := map[stray]time.Time{}, map[netip.Addr]time.Time{}
-	for _, b := range own {
-		if len(b.Unallocated) > 0 {
+	for _, b := range blocks {
+		own := b.OwnedBy(r.cfg.Node)
+		if own && len(b.Unallocated) > 0 {
 			delete(r.problems, "exhausted")
 		}
 		for _, addr := range b.HeldBy(r.isMine) {
@@ -212,6 +218,8 @@ func (r *Reserve) sight(own []*alloc.Block) {
 				s := stray{addr, who.Handle}
 				strays[s] = firstSeen(r.strays[s])
 				r.judge(s, who, strays[s])
+			case !own:
+				r.giveBack(r.handle, addr, nil) // the block was its own once
 			case who.Secondary[alloc.AttrBoot] != r.cfg.BootID:
 				resting[addr] = firstSeen(r.resting[addr])
 				if time.Since(resting[addr]) >= r.cfg.Times.Lease {
