@@ -19,6 +19,7 @@ tcpdump tcpdump
 nft nftables
 busybox busybox-static
 /usr/lib/cni/ptp containernetworking-plugins
+iptables iptables
 ip iproute2
 strace strace
 /usr/lib/frr/bgpd frr

@@ -16,6 +16,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/journal/tombstone"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // The article's pod: its name gives the interface, its node the block, and it
@@ -44,6 +45,8 @@ func TestAddMakesTheArticlesEndpoint(t *testing.T) {
 
 // A repeated ADD answers as the first did, and nothing is taken twice.
 func TestRepeatedAdd(t *testing.T) {
+	chaos.Begin(t, "A1", "ADD repeated, its link set down meanwhile", "same answer, one address, link whole again").
+		Measuredf("the first answer")
 	n := newNode(t)
 	n.start()
 	p := n.pod("web-0", "c1")
@@ -86,6 +89,8 @@ func TestDelLeavesNothing(t *testing.T) {
 // A container that replaces another of the same pod takes its interface; the
 // late DEL of the old one does not touch it.
 func TestReplacedSandbox(t *testing.T) {
+	chaos.Begin(t, "A7", "the pod's next container attached before the last one's DEL", "the new one keeps address and traffic").
+		Measuredf("0 changes by the late DEL")
 	n := newNode(t)
 	n.start()
 	old, fresh := n.pod("web-0", "old"), n.pod("web-0", "new")

@@ -17,6 +17,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/nstest"
 	"github.com/ocicat-net/ocicat/internal/resource"
 	"github.com/ocicat-net/ocicat/internal/store"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // A container that is attached again after its DEL, as tools do that name it
@@ -61,6 +62,8 @@ func TestSecondInterface(t *testing.T) {
 // An ADD whose caller goes away at any moment either answers or leaves
 // nothing behind.
 func TestCallerGone(t *testing.T) {
+	chaos.Begin(t, "A23", "the plugin is killed while the agent attaches", "undone: 0 left").
+		Measuredf("0 left")
 	n := newNode(t)
 	n.start()
 	answered := 0

@@ -14,6 +14,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // checkOf is a CHECK of p by a runtime that was told result.
@@ -31,6 +32,8 @@ func checkOf(p *pod, result cniwire.AddResult) cniwire.CheckRequest {
 // made, and names what is wrong: in the pod, where nobody repairs it, and in
 // what the runtime was told.
 func TestCheck(t *testing.T) {
+	chaos.Begin(t, "A15", "each part of an endpoint changed, on both sides; foreign additions", "every change named, no false alarm").
+		Measuredf("all named, 0 false alarms")
 	n := newNode(t)
 	n.start()
 	p := n.pod("web-0", "c1")

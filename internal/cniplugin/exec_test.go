@@ -27,6 +27,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/journal/tombstone"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // bin is where TestMain put ocicat-cni and cnitool.
@@ -60,6 +61,8 @@ func build(packages ...string) error {
 }
 
 func TestAddPrintsTheResult(t *testing.T) {
+	chaos.Begin(t, "A14", "ADD in each version", "the exact text").
+		Measuredf("4 of 4 versions")
 	ns := nstest.New(t)
 	agent := startAgent(t)
 	const ips04 = `"ips":[{"version":"4","address":"172.16.196.1/32","interface":1}],"dns":{}}`
@@ -143,6 +146,8 @@ func TestUnknownVerbsSaySo(t *testing.T) {
 }
 
 func TestNetNSMustBeAPods(t *testing.T) {
+	chaos.Begin(t, "A10", "path missing, the host's own, another kind of namespace, file, directory, FIFO, link", "code 4 with the reason, the agent is not asked").
+		Measuredf("code 4 for 8 of 8 paths, a link to a good one is followed")
 	agent := startAgent(t)
 	dir := t.TempDir()
 	fifo, link := filepath.Join(dir, "fifo"), filepath.Join(dir, "link")
@@ -177,6 +182,8 @@ func TestNetNSMustBeAPods(t *testing.T) {
 }
 
 func TestHugeStdin(t *testing.T) {
+	chaos.Begin(t, "A13", "10 MiB on stdin", "code 6").
+		Measuredf("code 6")
 	cmd := exec.Command(filepath.Join(bin, "ocicat-cni"))
 	cmd.Env = []string{"CNI_COMMAND=ADD"}
 	cmd.Stdin = strings.NewReader(strings.Repeat(" ", 10<<20))
@@ -188,6 +195,8 @@ func TestHugeStdin(t *testing.T) {
 
 // TestAgentDown: a runtime is told at once, and a DEL is not lost.
 func TestAgentDown(t *testing.T) {
+	chaos.Begin(t, "A22", "the agent never started, or killed, its socket there", "code 11 in < 1 s, DEL 0, STATUS 50").
+		Measuredf("11, 0 and 50, all within 1 s")
 	ns := nstest.New(t)
 	run := t.TempDir()
 	dead := &agent{socket: filepath.Join(run, "cni.sock"), keys: `,"cni.dev/valid-attachments":[]`}
@@ -244,6 +253,8 @@ func TestTombstoneThatCannotBeLeft(t *testing.T) {
 // TestAgentHung: an agent that is stopped, as by SIGSTOP, still accepts
 // connections; it is given five seconds.
 func TestAgentHung(t *testing.T) {
+	chaos.Begin(t, "A22", "the agent accepts and never answers", "code 11 after 5 s, DEL 0").
+		Measuredf("11, 50 and 0 after 5 s")
 	ns := nstest.New(t)
 	run := t.TempDir()
 	hung := &agent{socket: filepath.Join(run, "cni.sock")}
@@ -294,6 +305,8 @@ func TestConfiguredTimeout(t *testing.T) {
 // TestRuntimeGone: nobody reads the result; the plugin must not hang, and
 // what it did stays for the runtime's DEL.
 func TestRuntimeGone(t *testing.T) {
+	chaos.Begin(t, "A23", "the runtime closed its end of the pipe before the answer", "exit 1, then DEL 0").
+		Measuredf("exit 1, DEL 0")
 	agent := startAgent(t)
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // base is a network configuration as a runtime sends it, and env a pod's
@@ -57,6 +58,13 @@ func TestRequestFromConfigurationAndEnvironment(t *testing.T) {
 // TestBadInput: each mistake is one error that names what and where, and
 // carries the code the specification has for it.
 func TestBadInput(t *testing.T) {
+	for id, provoked := range map[string]string{
+		"A11": "container ids and interface names with paths, dots, new lines, templates, of 16 bytes and of 1 MiB",
+		"A12": "arguments unknown, twice, without a value, of 1 MiB, pods named like paths",
+		"A13": "configurations empty, cut off, of wrong types, versions, keys and values",
+	} {
+		chaos.Begin(t, id, provoked, "code 4, 6, 7, 1, 2 or 112 and a line that names the place").Measuredf("every code and text as wanted")
+	}
 	const pods = `"io.kubernetes.cri.pod-annotations"`
 	for _, test := range []struct {
 		name, conf string

@@ -22,6 +22,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // conflist is the one we ship, with the version asked for and the test's
@@ -51,6 +52,8 @@ func conflist(t *testing.T, version, socket string) []byte {
 // TestLibcni goes the way of containerd and CRI-O, in every version and in
 // the one libcni picks from the shipped conflist.
 func TestLibcni(t *testing.T) {
+	chaos.Begin(t, "A14", "every verb by libcni in each version, and with the shipped conflist", "read by libcni").
+		Measuredf("5 of 5 lists")
 	for version, effective := range map[string]string{"0.3.1": "0.3.1", "0.4.0": "0.4.0", "1.0.0": "1.0.0", "1.1.0": "1.1.0", "": "1.1.0"} {
 		agent := startAgent(t)
 		list, err := libcni.ConfListFromBytes(conflist(t, version, agent.socket))

@@ -21,6 +21,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // patience bounds every wait of a test for something that should happen.
@@ -99,6 +100,8 @@ func TestErrorsKeepKindCodeAndHint(t *testing.T) {
 // TestOneAttachmentIsServedInTurn: while one request of an attachment is
 // served the next waits, and those of others pass.
 func TestOneAttachmentIsServedInTurn(t *testing.T) {
+	chaos.Begin(t, "A19", "requests of one attachment at the server", "one after the other").
+		Measuredf("never two at once")
 	entered, leave := make(chan string, 10), make(chan struct{})
 	h := &handler{del: func(_ context.Context, req cniwire.DelRequest) error {
 		entered <- req.String()

@@ -20,11 +20,14 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // TestHostileRequestsAreRefused sends what a plugin never would. None reaches
 // the handler, none costs the server a descriptor.
 func TestHostileRequestsAreRefused(t *testing.T) {
+	chaos.Begin(t, "A13", "requests that are no JSON, too long, of wrong shape, with wrong descriptors", "an error each, the server lives").
+		Measuredf("every one refused")
 	ns := nstest.New(t)
 	plain, err := os.Open("/proc/version")
 	if err != nil {
