@@ -42,13 +42,19 @@ type OcicatConfigurationSpec struct {
 	// PermanentGateway gives every pod a permanent neighbour entry for its
 	// gateway 169.254.1.1, so that it needs no proxy ARP; default true.
 	PermanentGateway *bool `json:"permanentGateway,omitempty"`
+	// PeerPrefixLimit is how many prefixes a BGP peer may announce before its
+	// session is ended with a Cease, 1 to 4000000; default 500000. From four
+	// fifths of it the agent's log warns.
+	PeerPrefixLimit *int `json:"peerPrefixLimit,omitempty"`
 }
 
 // Defaults of OcicatConfigurationSpec.
 const (
 	DefaultRouteProtocol = 12
 	DefaultReserveSize   = 16
+	DefaultPrefixLimit   = 500_000
 	maxReserve           = 4096
+	maxPrefixLimit       = 4_000_000
 )
 
 // TypeMeta returns the object's kind and version.
@@ -76,6 +82,11 @@ func (c *OcicatConfiguration) Metric() uint32 { return uint32(or(c.Spec.Endpoint
 // PermGateway is spec.permanentGateway with its default.
 func (c *OcicatConfiguration) PermGateway() bool { return or(c.Spec.PermanentGateway, true) }
 
+// PrefixLimit is spec.peerPrefixLimit with its default.
+func (c *OcicatConfiguration) PrefixLimit() int {
+	return or(c.Spec.PeerPrefixLimit, DefaultPrefixLimit)
+}
+
 func or[T any](field *T, value T) T {
 	if field == nil {
 		return value
@@ -98,6 +109,9 @@ func (c *OcicatConfiguration) Validate() []meta.Finding {
 	}
 	if r := c.Reserve(); r < 0 || r > maxReserve {
 		found = append(found, meta.Finding{Path: "spec.reserveSize", Value: strconv.Itoa(r), Want: "a number from 0 to 4096"})
+	}
+	if l := c.PrefixLimit(); l < 1 || l > maxPrefixLimit {
+		found = append(found, meta.Finding{Path: "spec.peerPrefixLimit", Value: strconv.Itoa(l), Want: "a number from 1 to 4000000"})
 	}
 	return found
 }

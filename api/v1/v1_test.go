@@ -27,9 +27,10 @@ func TestOcicatConfigurationFindings(t *testing.T) {
 	number := func(n int) *int { return &n }
 	long := func(n int64) *int64 { return &n }
 	for path, spec := range map[string]OcicatConfigurationSpec{
-		"spec.routeProtocol":  {RouteProtocol: number(4)},
-		"spec.reserveSize":    {ReserveSize: number(-1)},
-		"spec.endpointMetric": {EndpointMetric: long(1 << 32)},
+		"spec.routeProtocol":   {RouteProtocol: number(4)},
+		"spec.reserveSize":     {ReserveSize: number(-1)},
+		"spec.peerPrefixLimit": {PeerPrefixLimit: number(0)},
+		"spec.endpointMetric":  {EndpointMetric: long(1 << 32)},
 	} {
 		c := OcicatConfiguration{Metadata: meta.Object{Name: "default"}, Spec: spec}
 		if found := c.Validate(); len(found) != 1 || found[0].Path != path || found[0].Level != meta.Wrong {

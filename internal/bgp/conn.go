@@ -28,12 +28,9 @@ const (
 	frameQueue   = 16              // messages read ahead of the state machine
 )
 
-// maxLag is how many bytes of routes a peer may leave unread before its session
-// ends; it starts anew with what is true then.
+// maxLag is how many bytes of routes a peer may leave unread; then it is told
+// of each prefix only what is true at that time.
 const maxLag = 64 << 20
-
-// errTooSlow is the end of a session whose peer reads less than it is told.
-var errTooSlow = errors.New("peer reads too slowly")
 
 // always is readable at any time.
 var always = func() <-chan struct{} {
@@ -71,6 +68,8 @@ type conn struct {
 	control   chan []byte
 	keepalive chan keepalives    // capacity 1
 	routes    chan *table.Cursor // capacity 1
+	// resume compacts what a cursor has to send; set before there is a cursor.
+	resume func(*table.Cursor) error
 
 	finish     chan struct{} // closed: write what is queued, then close
 	finishOnce sync.Once
@@ -197,6 +196,7 @@ type writer struct {
 	from    *table.Cursor // where routes to send come from; nil before the session is up
 	pending [][]byte      // messages taken from it, shared with other peers
 	loaded  bool          // End-of-RIB was sent
+	patient uint64        // bytes the peer may be behind
 }
 
 // write sends what the state machine queues, keepalives and routes, in whole
@@ -206,7 +206,7 @@ func (c *conn) write() error {
 	if err != nil {
 		return err
 	}
-	w := writer{conn: c, hold: writeHold, next: time.NewTimer(0), keep: keep}
+	w := writer{conn: c, hold: writeHold, patient: maxLag, next: time.NewTimer(0), keep: keep}
 	w.next.Stop()
 	defer w.next.Stop()
 	for err == nil {
@@ -279,8 +279,8 @@ func (w *writer) rewind() {
 // putRoutes sends the next messages, not so many that a keepalive would wait
 // long behind them.
 func (w *writer) putRoutes() error {
-	if w.from.Lag() > maxLag {
-		return errTooSlow
+	if err := w.compact(); err != nil {
+		return err
 	}
 	for len(w.pending) == 0 {
 		var ok bool
@@ -306,6 +306,19 @@ func (w *writer) putRoutes() error {
 		w.loaded = true
 		w.report(frame{loaded: true})
 	}
+	return nil
+}
+
+// compact lets a peer that is far behind go on with the present. What that
+// takes may itself be much, so the next time comes when it has doubled.
+func (w *writer) compact() error {
+	if w.from.Lag() <= w.patient {
+		return nil
+	}
+	if err := w.resume(w.from); err != nil {
+		return err
+	}
+	w.patient = max(maxLag, 2*w.from.Lag())
 	return nil
 }
 

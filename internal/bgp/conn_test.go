@@ -199,26 +199,42 @@ func TestNobodyReads(t *testing.T) {
 	})
 }
 
-// TestReadsTooSlowly: what a peer leaves unread is bounded.
+// TestReadsTooSlowly: what a peer leaves unread is bounded, and its session
+// goes on: in the end it knows what is true.
 func TestReadsTooSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		defer w.end()
 		routes, groups := cursor(10_000)
+		export := table.Export{Internal: true, AS4: true, AS: testAS}
+		compacted := 0
+		w.resume = func(behind *table.Cursor) error {
+			compacted++
+			backlog := table.NewBacklog(export)
+			if err := behind.Skip(backlog); err != nil {
+				return err
+			}
+			return groups.Resume(export, behind, backlog)
+		}
 		w.routes <- routes
 		synctest.Wait()
-		export := table.Export{Internal: true, AS4: true, AS: testAS}
 		for routes.Lag() < maxLag { // messages are shared: this costs no memory
 			groups.Refresh(export, netip.MustParseAddr("10.0.0.2"))
 		}
-		for read := 0; ; read++ {
+		total := uint64(0)
+		for {
 			_ = w.far.SetReadDeadline(time.Now().Add(time.Second))
-			if _, _, err := readMessage(w.far); err != nil {
+			_, body, err := readMessage(w.far)
+			if err != nil {
 				break
 			}
+			total += uint64(len(body))
 		}
-		if f := <-w.frames; !errors.Is(f.err, errTooSlow) {
-			t.Errorf("reported %+v", f)
+		if f := <-w.frames; !f.loaded {
+			t.Errorf("reported %+v, want End-of-RIB written", f)
+		}
+		if lag := routes.Lag(); compacted != 1 || lag != 0 || total > maxLag/100 {
+			t.Errorf("compacted %d times, %d bytes told, %d left", compacted, total, lag)
 		}
 	})
 }

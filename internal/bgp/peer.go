@@ -49,6 +49,7 @@ type peer struct {
 	synced      bool
 	since       time.Time // of being Established, or of not being it
 	flaws       sieve     // in what the peer sends
+	nearLimit   bool      // said in this session
 	notable     bool      // something happened that the agent should look at
 
 	wanted peerConfig     // as last ordered; the Speaker's

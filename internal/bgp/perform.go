@@ -11,6 +11,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/bgp/message"
 	"github.com/ocicat-net/ocicat/internal/bgp/session"
+	"github.com/ocicat-net/ocicat/internal/bgp/table"
 	"github.com/ocicat-net/ocicat/internal/speaker"
 )
 
@@ -185,10 +186,15 @@ func (p *peer) takeMessage(f frame) {
 func (p *peer) up(params session.Params) {
 	p.notable = true
 	p.since = time.Now()
-	p.dialTrouble = ""
+	p.dialTrouble, p.nearLimit = "", false
 	p.log.Info("BGP session up", "as", params.AS, "routerID", params.RouterID, "hold", params.Hold, "gracefulRestart", params.Restart.Time)
 	c := p.conns[params.Conn]
 	local := c.tcp.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+	log, rib, addr := p.log, p.s.rib, p.cfg.peer.Addr
+	c.resume = func(behind *table.Cursor) error {
+		log.Info("BGP peer reads slowly, what it is to be told is compacted", "bytes", behind.Lag())
+		return rib.resume(addr, behind)
+	}
 	c.routes <- p.s.rib.up(p.cfg.peer, local, params)
 }
 
@@ -209,10 +215,21 @@ func (p *peer) learn(u *message.Update) {
 			p.log.Warn("BGP peer sent a flawed UPDATE", "flaw", u.Flaws[0], "alike", held)
 		}
 	}
-	changed, refusal := p.s.rib.learn(p.cfg.peer.Addr, u)
+	limit := prefixLimit(p.cfg.peer)
+	received, changed, refusal := p.s.rib.learn(p.cfg.peer.Addr, u, limit)
 	p.notable = p.notable || changed
+	p.warnOfLimit(received, limit)
 	if params, up := p.fsm.Params(); up && refusal != nil {
 		p.follow(session.Refused{Conn: params.Conn, Err: refusal})
+	}
+}
+
+// warnOfLimit logs once in a session that a peer comes near its prefix limit.
+func (p *peer) warnOfLimit(received, limit int) {
+	if near := received >= warnAt(limit); near && !p.nearLimit {
+		p.nearLimit = true
+		p.log.Warn("BGP peer announces nearly as many prefixes as it may; its session ends beyond the limit (OcicatConfiguration, peerPrefixLimit)",
+			"prefixes", received, "limit", limit)
 	}
 }
 

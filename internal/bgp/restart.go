@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/statefile"
 )
 
 // restartFile lies in the state directory, which is on a tmpfs: what it tells
@@ -43,14 +44,14 @@ func takeOver(dir, bootID string) (restarting bool, err error) {
 	if err != nil {
 		return restarting, errors.Join(readErr, fmt.Errorf("write restart state: %w", err))
 	}
-	if err := replaceFile(path, data); err != nil {
+	if err := statefile.Restart.Write(path, data, false); err != nil {
 		return restarting, errors.Join(readErr, fmt.Errorf("write restart state: %w", err))
 	}
 	return restarting, readErr
 }
 
 func ranBefore(path, bootID string) (bool, error) {
-	data, err := os.ReadFile(path)
+	data, err := statefile.Restart.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -62,13 +63,4 @@ func ranBefore(path, bootID string) (bool, error) {
 		return false, fmt.Errorf("read restart state %s: %w", path, err)
 	}
 	return last.Version == restartVersion && last.BootID == bootID, nil
-}
-
-// replaceFile writes data to path, all of it or nothing.
-func replaceFile(path string, data []byte) error {
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
 }

@@ -15,10 +15,16 @@ import (
 	"github.com/ocicat-net/ocicat/internal/speaker"
 )
 
-// maxPrefixes is what one peer may announce before its session is ended: far
-// beyond any cluster, and near 100 MB of memory. A limit per peer belongs into
-// speaker.Peer when the resource that carries it is read.
-const maxPrefixes = 500_000
+// warnAt is the part of a peer's prefix limit from which the log warns.
+func warnAt(limit int) int { return limit - limit/5 }
+
+// prefixLimit is what p may announce before its session is ended.
+func prefixLimit(p speaker.Peer) int {
+	if p.PrefixLimit == 0 {
+		return speaker.DefaultPrefixLimit
+	}
+	return p.PrefixLimit
+}
 
 // rib is the table of all peers behind one lock. The lock is never held while
 // anything waits: what sessions send is taken from cursors, without it.
@@ -101,6 +107,24 @@ func (r *rib) up(p speaker.Peer, local netip.Addr, params session.Params) *table
 	return r.groups.Join(export, p.Addr)
 }
 
+// resume compacts what a session that is far behind has to send. It runs in
+// the session's writer; most of the work is done before the lock is taken.
+func (r *rib) resume(addr netip.Addr, behind *table.Cursor) error {
+	r.mu.Lock()
+	session, up := r.sessions[addr]
+	r.mu.Unlock()
+	if !up {
+		return nil
+	}
+	backlog := table.NewBacklog(session.export)
+	if err := behind.Skip(backlog); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.groups.Resume(session.export, behind, backlog)
+}
+
 // down ends a session; its routes are kept as stale or dropped. It says
 // whether a best path changed.
 func (r *rib) down(addr netip.Addr, keepStale bool) bool {
@@ -123,23 +147,24 @@ func (r *rib) dropStale(addr netip.Addr) bool {
 	return r.apply(r.table.SweepStale(addr))
 }
 
-// learn takes in what a peer announces. It says whether a best path changed,
-// or why the session must end.
-func (r *rib) learn(addr netip.Addr, u *message.Update) (changed bool, refusal *message.Notification) {
+// learn takes in what a peer announces, up to limit prefixes. It says how many
+// there are now and whether a best path changed, or why the session must end.
+func (r *rib) learn(addr netip.Addr, u *message.Update, limit int) (received int, changed bool, refusal *message.Notification) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	session, up := r.sessions[addr]
 	if !up {
-		return false, nil
+		return 0, false, nil
 	}
 	changed = r.apply(r.table.Update(session.info, u))
-	if r.table.Received(addr) > maxPrefixes {
-		return changed, &message.Notification{
+	received = r.table.Received(addr)
+	if received > limit {
+		return received, changed, &message.Notification{
 			Code: message.Cease, Subcode: message.PrefixLimit,
-			Detail: fmt.Sprintf("more than %d prefixes", maxPrefixes),
+			Detail: fmt.Sprintf("more than %d prefixes", limit),
 		}
 	}
-	return changed, nil
+	return received, changed, nil
 }
 
 // refresh sends a peer all routes again.

@@ -146,7 +146,7 @@ func lossTrouble(err error) string {
 		return "peer closed the TCP connection"
 	case isTimeout(err):
 		return "peer took no data for the hold time"
-	case errors.Is(err, errPeerClosed), errors.Is(err, errTooSlow):
+	case errors.Is(err, errPeerClosed):
 		return err.Error()
 	}
 	return "TCP connection lost: " + rootCause(err).Error()

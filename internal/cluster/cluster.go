@@ -137,6 +137,7 @@ type Settings struct {
 	InterfacePrefix string        // "cali"
 	PermGateway     bool          // permanent neighbour for 169.254.1.1 in pods
 	Reserve         int           // addresses held ready for pods; 0 turns the reserve off
+	PeerPrefixLimit int           // prefixes a BGP peer may announce; 0 means speaker.DefaultPrefixLimit
 }
 
 // Snapshot is everything a node knows at one moment.

@@ -136,6 +136,9 @@ func Settings(c *v1.OcicatConfiguration, defaults cluster.Settings) cluster.Sett
 	if c.Spec.PermanentGateway != nil {
 		s.PermGateway = c.PermGateway()
 	}
+	if c.Spec.PeerPrefixLimit != nil {
+		s.PeerPrefixLimit = c.PrefixLimit()
+	}
 	if c.Spec.ReserveSize != nil {
 		s.Reserve = c.Reserve()
 	}

@@ -31,6 +31,10 @@ const (
 	DefaultPort        = 179
 )
 
+// DefaultPrefixLimit is what one peer may announce where nothing else is said:
+// far beyond any cluster, and near 100 MB of memory.
+const DefaultPrefixLimit = 500_000
+
 // Config is everything a speaker should do. A Config is replaced whole and
 // applied without touching sessions whose Peer did not change.
 type Config struct {
@@ -58,6 +62,9 @@ type Peer struct {
 	Hold        time.Duration
 	Keepalive   time.Duration
 	RestartTime time.Duration // advertised graceful restart time; 0 turns graceful restart off
+	// PrefixLimit is how many prefixes it may announce: the session ends with
+	// a Cease beyond it (RFC 4486); 0 means DefaultPrefixLimit.
+	PrefixLimit int
 }
 
 // Advertisement is one prefix we originate.
