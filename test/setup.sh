@@ -21,6 +21,7 @@ busybox busybox-static
 /usr/lib/cni/ptp containernetworking-plugins
 iptables iptables
 ip iproute2
+etcd etcd-server
 strace strace
 /usr/lib/frr/bgpd frr
 gobgpd gobgpd

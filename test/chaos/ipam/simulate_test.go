@@ -94,9 +94,9 @@ func TestSimulatorRepeats(t *testing.T) {
 func TestSimulatorSees(t *testing.T) {
 	r := chaos.Begin(t, "B1", "simulator: the datastore itself broken", "the checker sees it")
 	for name, broken := range map[string]func(*episode){
-		"compares nothing":          func(e *episode) { e.w.blind = true },
+		"compares nothing":         func(e *episode) { e.w.blind = true },
 		"forgets one handle in 10": func(e *episode) { e.w.forget = e.oneIn(10, store.Handle) },
-		"forgets one block in 100":  func(e *episode) { e.w.forget = e.oneIn(100, store.Block) },
+		"forgets one block in 100": func(e *episode) { e.w.forget = e.oneIn(100, store.Block) },
 	} {
 		seen := 0
 		const episodes = 20
