@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/bgp/message"
@@ -246,9 +247,39 @@ func (p *peer) configure(cfg peerConfig) {
 		p.renew(cfg)
 	case cfg.session.LocalAS != old.session.LocalAS || cfg.session.PeerAS != old.session.PeerAS || cfg.session.RouterID != old.session.RouterID:
 		p.step(session.Reset{Config: cfg.session, Notification: changed(), Reason: "configuration changed"})
+	case cfg.session == old.session && cfg.peer.LocalAddr == old.peer.LocalAddr && p.rekey(old.peer.Password):
 	case cfg.session != old.session || cfg.peer.Password != old.peer.Password || cfg.peer.LocalAddr != old.peer.LocalAddr:
 		p.step(session.Reset{Config: cfg.session, Reason: "configuration changed"})
 	}
+}
+
+// rekey gives an established session another MD5 key without an end of its
+// connection, and says whether it could. Until the peer has the key as well,
+// what the two send is not heard and sent again: the session outlives that for
+// its hold time. From or to no key there is no such way.
+func (p *peer) rekey(old string) bool {
+	password := p.cfg.peer.Password
+	if password == old || password == "" || old == "" {
+		return password == old
+	}
+	params, up := p.fsm.Params()
+	if !up || len(p.conns) != 1 || p.conns[params.Conn] == nil {
+		return false
+	}
+	socket, ok := p.conns[params.Conn].tcp.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := socket.SyscallConn()
+	if err == nil {
+		err = control(raw, func(fd int) error { return setMD5(fd, p.cfg.peer.Addr, password) })
+	}
+	if err != nil {
+		p.log.Warn("MD5 key of the BGP session cannot be changed, the session is made anew", "err", err)
+		return false
+	}
+	p.log.Info("MD5 key of the BGP session changed")
+	return true
 }
 
 // changed tells the peer that one of us is somebody else now.

@@ -3,11 +3,14 @@
 package bgp
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/ocicat-net/ocicat/internal/statefile"
 )
 
 func TestTakeOver(t *testing.T) {
@@ -34,7 +37,10 @@ func TestTakeOver(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, restartFile), []byte(`{"version":2,"bootID":"two"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want("two", false)
+	if restarting, err := takeOver(dir, "two"); restarting || !errors.Is(err, statefile.ErrDamaged) {
+		t.Errorf("from another version: restarting %t, %v", restarting, err)
+	}
+	want("two", true)
 	for _, none := range [][2]string{{"", "two"}, {dir, ""}} {
 		if restarting, err := takeOver(none[0], none[1]); restarting || err != nil {
 			t.Errorf("%v: restarting %t, %v", none, restarting, err)

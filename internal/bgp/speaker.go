@@ -100,7 +100,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	s.ctx = ctx
 	restarting, err := takeOver(s.opts.StateDir, s.opts.BootID)
 	if err != nil {
-		s.log.Warn("restart state is not whole, peers may relearn our routes", "err", err)
+		s.log.Warn("restart state is not usable: starting without the restart bit, peers drop our routes and learn them anew", "err", err)
 	}
 	s.restarting = restarting
 	if restarting {
