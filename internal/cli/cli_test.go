@@ -79,7 +79,7 @@ func runOcicat(ts *testscript.TestScript, neg bool, args []string) {
 		},
 	}
 	for i, arg := range args {
-		if (arg == "-f" || arg == "--filename") && i+1 < len(args) && args[i+1] != "-" {
+		if (arg == "-f" || arg == "--filename" || arg == "--from-report") && i+1 < len(args) && args[i+1] != "-" {
 			args[i+1] = ts.MkAbs(args[i+1])
 		}
 	}

@@ -21,24 +21,28 @@ import (
 )
 
 func newIPAMCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "ipam", Short: "Show how addresses are used"}
-	c.AddCommand(newIPAMShowCommand(g))
+	c := &cobra.Command{Use: "ipam", Short: "Show, check and repair how addresses are used"}
+	c.AddCommand(newIPAMShowCommand(g), newIPAMCheckCommand(g), newIPAMReleaseCommand(g))
 	return c
 }
 
 func newIPAMShowCommand(g *globals) *cobra.Command {
-	var blocks bool
+	var blocks, borrowed bool
 	var ip string
 	c := &cobra.Command{
 		Use:   "show",
 		Short: "Show the use of pools, blocks or one address",
 		Long: `Show how many addresses of each pool are in use, with --show-blocks also of
-each block and which node it belongs to, or with --ip who holds one address.
+each block and which node it belongs to, with --show-borrowed each address that
+one node's pod has of another node's block, or with --ip who holds one address.
 
 HELD counts addresses that an agent holds ready for pods to come; they are not
 in use.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if borrowed {
+				return g.ipamBorrowed(c.Context())
+			}
 			if ip == "" {
 				return g.ipamShow(c.Context(), blocks)
 			}
@@ -50,6 +54,7 @@ in use.`,
 		},
 	}
 	c.Flags().BoolVar(&blocks, "show-blocks", false, "show each block too")
+	c.Flags().BoolVar(&borrowed, "show-borrowed", false, "show borrowed addresses")
 	c.Flags().StringVar(&ip, "ip", "", "show who holds `ADDRESS`")
 	return c
 }
@@ -187,7 +192,8 @@ type holding struct {
 	Handle     string            `json:"handle,omitempty"`
 	Attributes map[string]string `json:"attributes,omitempty"`
 	Block      netip.Prefix      `json:"block,omitzero"`
-	Node       string            `json:"node,omitempty"` // the block's node
+	Node       string            `json:"node,omitempty"`     // the block's node
+	Borrower   string            `json:"borrower,omitempty"` // the node it is used on, where that is another
 }
 
 func (g *globals) ipamAddress(ctx context.Context, addr netip.Addr) error {
@@ -223,6 +229,9 @@ func (g *globals) ipamAddress(ctx context.Context, addr netip.Addr) error {
 	if found.Block.IsValid() {
 		fmt.Fprintf(g.stdout, "Block: %s of node %s\n", found.Block, dash(found.Node))
 	}
+	if found.Borrower != "" {
+		fmt.Fprintf(g.stdout, "Borrowed by node %s, which announces %s/%d\n", found.Borrower, addr, addr.BitLen())
+	}
 	return nil
 }
 
@@ -249,6 +258,7 @@ func (g *globals) findHolding(ctx context.Context, s store.Store, addr netip.Add
 		if who, ok := b.Holder(addr); ok {
 			found.InUse, found.Held = !isReserve(who), isReserve(who)
 			found.Handle, found.Attributes = who.Handle, who.Secondary
+			found.Borrower = borrower(b, who)
 		}
 	}
 	return found, nil

@@ -32,6 +32,7 @@ var commands = []struct {
 	{groupResources, newApplyCommand},
 	{groupResources, newDeleteCommand},
 	{groupResources, newDrainCommand},
+	{groupResources, newNodeCommand},
 	{groupLab, newLabCommand},
 	{groupOther, newExplainCommand},
 	{groupOther, newVersionCommand},

@@ -158,3 +158,17 @@ func (c *Client) freeIn(ctx context.Context, p netip.Prefix, f *nodeFence, match
 	}
 	return freed, errors.Join(errs...)
 }
+
+// Use is what a node holds: its blocks, and all addresses with its name, also
+// those held ready.
+func (c *Client) Use(ctx context.Context, node string) (Forgotten, error) {
+	s, err := c.survey(ctx)
+	if err != nil {
+		return Forgotten{}, err
+	}
+	use := Forgotten{Blocks: s.claimsOf(node)}
+	for _, p := range s.blocksOf(node, true) {
+		use.Addresses = append(use.Addresses, s.blocks[p].HeldBy(belongsTo(node, true))...)
+	}
+	return use, nil
+}

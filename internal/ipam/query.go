@@ -46,22 +46,28 @@ func (c *Client) IPsByHandle(ctx context.Context, handle string) ([]netip.Addr, 
 // Holder is who holds an address. One that is free, or in no pool and block,
 // is NotFound.
 func (c *Client) Holder(ctx context.Context, addr netip.Addr) (alloc.Attribute, error) {
+	who, _, err := c.Allocation(ctx, addr)
+	return who, err
+}
+
+// Allocation is who holds an address, and the sequence number that tells this
+// allocation of it from every other. An address without one is NotFound.
+func (c *Client) Allocation(ctx context.Context, addr netip.Addr) (who alloc.Attribute, sequence uint64, err error) {
 	p, ok, err := c.blockOf(ctx, addr)
 	if err != nil {
-		return alloc.Attribute{}, err
+		return alloc.Attribute{}, 0, err
 	}
 	if !ok {
-		return alloc.Attribute{}, fault.New(fault.NotFound, "holder of %s: it is in no pool", addr)
+		return alloc.Attribute{}, 0, fault.New(fault.NotFound, "holder of %s: it is in no pool", addr)
 	}
 	b, _, err := c.block(ctx, p)
 	if err != nil {
-		return alloc.Attribute{}, err
+		return alloc.Attribute{}, 0, err
 	}
-	who, ok := b.Holder(addr)
-	if !ok {
-		return who, fault.New(fault.NotFound, "holder of %s: it is free", addr)
+	if who, ok = b.Holder(addr); !ok {
+		return who, 0, fault.New(fault.NotFound, "holder of %s: it is free", addr)
 	}
-	return who, nil
+	return who, b.SequenceOf(addr), nil
 }
 
 func configKey() store.Key { return store.Key{Kind: store.IPAMConfig, Name: "default"} }

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	v3 "github.com/ocicat-net/ocicat/api/v3"
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/convert"
+	"github.com/ocicat-net/ocicat/internal/ipam"
+	"github.com/ocicat-net/ocicat/internal/resource"
+	"github.com/ocicat-net/ocicat/internal/store"
+)
+
+func newIPAMCheckCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Look for what is wrong with addresses, blocks and handles",
+		Long: `Compare what the datastore holds about addresses with itself, and with the pods
+that the agents within reach have: all of a lab, or this machine's. It looks
+twice, a second apart, so that nothing counts that was being written. It
+changes nothing. The exit code is 10 if something was found.
+
+"ocicat ipam release --from-report" releases the addresses of pods and nodes
+that are gone. The rest the agents repair by themselves or say how.`,
+		Example: `  ocicat ipam check
+  ocicat ipam check -o json > report.json`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return g.ipamCheck(c.Context()) },
+	}
+}
+
+// ipamReport is what ipam check prints as JSON, and ipam release reads.
+type ipamReport struct {
+	Version  int            `json:"version"`
+	Totals   ipam.Totals    `json:"totals"`
+	Findings []ipam.Finding `json:"findings"`
+}
+
+const reportVersion = 1
+
+func (g *globals) ipamCheck(ctx context.Context) error {
+	s, err := g.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	found, totals, err := g.ipamClient(s).Check(ctx, g.podsWithinReach)
+	if err != nil {
+		return err
+	}
+	report := ipamReport{Version: reportVersion, Totals: totals, Findings: append([]ipam.Finding{}, found...)}
+	if g.output == "json" || g.output == "yaml" {
+		err = g.show(report, nil, nil)
+	} else {
+		err = g.printReport(report)
+	}
+	if err == nil && len(found) > 0 {
+		err = errProblems
+	}
+	return err
+}
+
+func (g *globals) printReport(r ipamReport) error {
+	agents := "no agent was asked: only this machine's and those of a lab are within reach, as root"
+	if r.Totals.Nodes > 0 {
+		agents = fmt.Sprintf("the agents of %d nodes asked", r.Totals.Nodes)
+	}
+	g.note("%d addresses in use, %d held ready, %d blocks, %d handles; %s", r.Totals.Addresses, r.Totals.Held, r.Totals.Blocks, r.Totals.Handles, agents)
+	if len(r.Findings) == 0 {
+		g.line("%s", g.paint(good, "nothing wrong found"))
+		return nil
+	}
+	return g.show(r.Findings, nil, func(bool) *table {
+		t := newTable("FINDING", "OBJECT", "WHAT")
+		for _, f := range r.Findings {
+			t.add(string(f.What), f.Object, f.Text)
+		}
+		return t
+	})
+}
+
+// ipamClient does address management for any node on s.
+func (g *globals) ipamClient(s store.Store) *ipam.Client {
+	return ipam.NewClient(ipam.ClientConfig{
+		Store:      s,
+		Pools:      func(ctx context.Context) ([]cluster.Pool, error) { return g.clusterPools(ctx, s) },
+		NodeLabels: func(context.Context, string) (map[string]string, error) { return nil, nil },
+	})
+}
+
+// clusterPools are all pools that can be read.
+func (g *globals) clusterPools(ctx context.Context, s store.Store) ([]cluster.Pool, error) {
+	entries, _, err := s.List(ctx, store.IPPool, "")
+	if err != nil {
+		return nil, err
+	}
+	var pools []cluster.Pool
+	for _, e := range entries {
+		object, err := resource.Decode(e)
+		if err != nil {
+			g.warn("%v", err)
+			continue
+		}
+		pool, err := convert.Pool(object.(*v3.IPPool))
+		if err != nil {
+			g.warn("%v", err)
+			continue
+		}
+		pools = append(pools, pool)
+	}
+	return pools, nil
+}
+
+// podsWithinReach asks the agents that can be asked from here. One that does
+// not answer is left out: nothing is then said about its pods.
+func (g *globals) podsWithinReach(ctx context.Context) ([]ipam.Pods, error) {
+	doors, err := g.doors(ctx)
+	if err != nil {
+		g.say("no agent asked: %v", err)
+		return nil, nil
+	}
+	var all []ipam.Pods
+	for _, door := range doors {
+		endpoints, err := door.client.Endpoints(ctx)
+		if err != nil {
+			g.warn("the pods of %s are not known: %v", door.node, err)
+			continue
+		}
+		pods := ipam.Pods{Node: door.node, Addresses: map[netip.Addr]string{}}
+		for _, ep := range endpoints {
+			name := "pod " + ep.Namespace + "/" + ep.Pod
+			if ep.Pod == "" {
+				name = "container " + ep.ID.ContainerID
+			}
+			pods.Addresses[ep.Addr] = name
+		}
+		all = append(all, pods)
+	}
+	return all, nil
+}
