@@ -16,7 +16,7 @@ const module = "github.com/ocicat-net/ocicat"
 // packages of lines above its own. A new package gets its place here.
 var layers = [][]string{
 	{"api/meta", "internal/fault", "internal/buildinfo"},
-	{"api/v1", "api/v3", "internal/cidr", "internal/selector", "internal/cniwire", "internal/netns"},
+	{"api/v1", "api/v3", "internal/statefile", "internal/cidr", "internal/selector", "internal/cniwire", "internal/netns"},
 	{"internal/names"},
 	{"internal/host", "internal/speaker", "internal/problem"},
 	{"internal/cluster"},

@@ -133,7 +133,10 @@ func New(cfg Config) (*Agent, error) {
 	if err := errors.Join(os.MkdirAll(cfg.RunDir, 0o700), os.MkdirAll(cfg.StateDir, 0o700)); err != nil {
 		return nil, fault.New(fault.Internal, "make the agent's directories: %w", err)
 	}
-	id, err := readIdentity(cfg.StateDir)
+	if err := refuseNewer(cfg); err != nil {
+		return nil, err
+	}
+	id, err := readIdentity(cfg.StateDir, cfg.RunDir)
 	if err != nil {
 		return nil, err
 	}

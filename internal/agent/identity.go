@@ -5,12 +5,14 @@ package agent
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/statefile"
 )
 
 // identity says which machine and which boot this is.
@@ -22,28 +24,64 @@ type identity struct {
 	BootID string
 }
 
-func readIdentity(stateDir string) (identity, error) {
+// readIdentity reads who this machine is. An instance that is lost or damaged
+// is found again in what an agent of this boot left in runDir, else made anew.
+func readIdentity(stateDir, runDir string) (identity, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return identity{}, fault.New(fault.Internal, "read boot id: %w", err)
 	}
-	instance, err := readInstance(filepath.Join(stateDir, "instance"))
-	return identity{Instance: instance, BootID: strings.TrimSpace(string(boot))}, err
+	id := identity{BootID: strings.TrimSpace(string(boot))}
+	path := filepath.Join(stateDir, "instance")
+	raw, err := statefile.Instance.Read(path)
+	if uid := strings.TrimSpace(string(raw)); err == nil && isInstance(uid) {
+		id.Instance = uid
+		return id, nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, statefile.ErrDamaged) {
+		return id, err
+	}
+	if id.Instance = leasedInstance(filepath.Join(runDir, "lease"), id.BootID); id.Instance == "" {
+		var b [16]byte
+		_, _ = rand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
+		id.Instance = hex.EncodeToString(b[:])
+	}
+	if err := statefile.Instance.Write(path, []byte(id.Instance+"\n"), true); err != nil {
+		return id, fault.Hint(fault.New(fault.Internal, "write instance: %w", err), "Free space in the state directory, or make it writable: df /var/lib.")
+	}
+	return id, nil
 }
 
-func readInstance(path string) (string, error) {
-	raw, err := os.ReadFile(path)
-	if uid := strings.TrimSpace(string(raw)); err == nil && len(uid) == 32 {
-		return uid, nil
+// isInstance says whether uid has the form of an instance: 32 hex digits.
+func isInstance(uid string) bool {
+	_, err := hex.DecodeString(uid)
+	return err == nil && len(uid) == 32
+}
+
+// leasedInstance is the instance a lease of this boot was given to, "" for
+// none.
+func leasedInstance(path, bootID string) string {
+	raw, err := statefile.Lease.Read(path)
+	if err != nil {
+		return ""
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fault.New(fault.Internal, "read instance: %w", err)
+	var lease struct {
+		InstanceUID string `json:"instanceUID"`
+		BootID      string `json:"bootID"`
 	}
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
-	uid := hex.EncodeToString(b[:])
-	if err := replaceFile(path, []byte(uid+"\n")); err != nil {
-		return "", fault.New(fault.Internal, "write instance: %w", err)
+	if json.Unmarshal(raw, &lease) != nil || lease.BootID != bootID || !isInstance(lease.InstanceUID) {
+		return ""
 	}
-	return uid, nil
+	return lease.InstanceUID
+}
+
+// refuseNewer refuses to run on what a newer version left, before anything of
+// it is touched: it says more than this version understands.
+func refuseNewer(cfg Config) error {
+	return errors.Join(
+		statefile.Instance.Check(filepath.Join(cfg.StateDir, "instance")),
+		statefile.LocalCopy.Check(filepath.Join(cfg.StateDir, "datastore.json")),
+		statefile.Lease.Check(filepath.Join(cfg.RunDir, "lease")),
+		statefile.Restart.Check(filepath.Join(cfg.RunDir, "gr", "restart.json")),
+	)
 }

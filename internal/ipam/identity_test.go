@@ -17,6 +17,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/problem"
+	"github.com/ocicat-net/ocicat/internal/statefile"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/storetest"
 )
@@ -361,7 +362,11 @@ func TestLeaseFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, err := parseLease(data)
+		body, err := statefile.Lease.Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := parseLease(body)
 		if err != nil || !f.Valid || len(f.Held) != 4 || len(f.Blocks) != 1 {
 			t.Errorf("lease file %s: %v", data, err)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/problem"
+	"github.com/ocicat-net/ocicat/internal/statefile"
 	"github.com/ocicat-net/ocicat/internal/store"
 )
 
@@ -288,8 +289,12 @@ func (r *Reserve) loadLease() {
 	if r.cfg.LeaseFile == "" {
 		return
 	}
-	data, err := os.ReadFile(r.cfg.LeaseFile)
+	data, err := statefile.Lease.Read(r.cfg.LeaseFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
 	if err != nil {
+		r.log.Warn("lease not used, the next heartbeat brings another", "error", err)
 		return
 	}
 	f, err := parseLease(data)
@@ -354,11 +359,10 @@ func (r *Reserve) saveLease(leaving []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	tmp := r.cfg.LeaseFile + ".new"
-	if err := errors.Join(os.MkdirAll(filepath.Dir(tmp), 0o700), os.WriteFile(tmp, data, 0o600)); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.cfg.LeaseFile), 0o700); err != nil {
 		return fault.New(fault.Internal, "write lease: %w", err)
 	}
-	if err := os.Rename(tmp, r.cfg.LeaseFile); err != nil {
+	if err := statefile.Lease.Write(r.cfg.LeaseFile, data, false); err != nil {
 		return fault.New(fault.Internal, "write lease: %w", err)
 	}
 	clear(r.saved)

@@ -18,13 +18,15 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 )
 
-// The file starts with a line that names format and version, and goes on with
-// one line per record: eight hex digits of CRC-32C of the JSON, a blank, the
-// JSON. A record leaves in one write, so a crash leaves at most a last line
-// without its end.
+// The file starts with a line that names format and version, with eight hex
+// digits of CRC-32C of both, and goes on with one line per record: the same of
+// the JSON, a blank, the JSON. A record leaves in one write, so a crash leaves
+// at most a last line without its end. The first line is the same in all
+// versions; that of the first had no checksum.
 const (
 	magic   = "ocicat-journal "
-	version = 1
+	version = 2
+	first   = magic + "1"
 )
 
 // Sizes, in bytes.
@@ -86,13 +88,13 @@ func parse(content []byte) (map[cluster.EndpointID]Attachment, Condition, error)
 		return state, Missing, nil
 	}
 	head, rest, whole := bytes.Cut(content, []byte("\n"))
-	found, isOurs := strings.CutPrefix(string(head), magic)
-	if n, err := strconv.Atoi(found); isOurs && err == nil && n > version {
+	n, known := headVersion(string(head))
+	if known && n > version {
 		return nil, Salvaged, fault.Hint(fault.New(fault.Unsupported, "its version is %d, this ocicatd understands %d", n, version),
 			"A newer Ocicat ran on this node: start that one again, or drain the node and remove the file.")
 	}
 	condition := Whole
-	if !whole || string(head) != magic+strconv.Itoa(version) {
+	if !whole || !known {
 		condition = Salvaged
 	}
 	for len(rest) > 0 {
@@ -112,6 +114,21 @@ func parse(content []byte) (map[cluster.EndpointID]Attachment, Condition, error)
 		}
 	}
 	return state, condition, nil
+}
+
+// headVersion reads the first line, and says whether it is one.
+func headVersion(line string) (int, bool) {
+	if line == first {
+		return 1, true
+	}
+	text, sum, ok := strings.Cut(strings.TrimPrefix(line, magic), " ")
+	n, err := strconv.Atoi(text)
+	return n, ok && err == nil && sum == checksum([]byte(magic+text))
+}
+
+func headLine(version int) string {
+	text := magic + strconv.Itoa(version)
+	return text + " " + checksum([]byte(text)) + "\n"
 }
 
 func (r record) apply(state map[cluster.EndpointID]Attachment) {
@@ -202,7 +219,7 @@ func (f *file) worth(live int) bool {
 // rewrite replaces the file by one that holds just the given attachments, in
 // one step. After an error the old file is still in use.
 func (f *file) rewrite(attachments []Attachment) error {
-	content := fmt.Appendf(nil, "%s%d\n", magic, version)
+	content := []byte(headLine(version))
 	for _, a := range attachments {
 		line, err := record{Put: &a}.encode()
 		if err != nil {
@@ -249,9 +266,29 @@ func takeLock(path string) (*os.File, error) {
 		return nil, fault.New(fault.Internal, "open journal: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fault.Hint(fault.New(fault.Conflict, "another ocicatd on this node holds %s: %w", path, err),
-			"Stop the other one first: lslocks shows its process id.")
+		defer f.Close()
+		return nil, fault.Hint(fault.New(fault.Conflict, "another ocicatd on this node, process %s, holds %s", owner(f), path), "Stop the other one first.")
 	}
 	return f, nil
+}
+
+// owner is the process that holds the lock on f, as the kernel lists it
+// (proc_locks(5)); "unknown" for one outside of our PID namespace.
+func owner(f *os.File) string {
+	var stat unix.Stat_t
+	locks, err := os.ReadFile("/proc/locks")
+	if err != nil || unix.Fstat(int(f.Fd()), &stat) != nil {
+		return "unknown"
+	}
+	inode := ":" + strconv.FormatUint(stat.Ino, 10)
+	for line := range strings.Lines(string(locks)) {
+		fields := strings.Fields(line)
+		if len(fields) < 6 || fields[1] != "FLOCK" || !strings.HasSuffix(fields[5], inode) {
+			continue
+		}
+		if pid, err := strconv.Atoi(fields[4]); err == nil && pid > 0 {
+			return fields[4]
+		}
+	}
+	return "unknown"
 }

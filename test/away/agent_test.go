@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ocicat-net/ocicat/internal/statefile"
 )
 
 // Without its agent a node keeps its pods connected: ADD is refused at once,
@@ -192,10 +194,14 @@ func (w *world) newerCopyRefused() {
 	w.t.Helper()
 	w.killAgent(master)
 	old := w.read(w.copyFile())
-	newer := strings.Replace(old, `"version":1`, `"version":2`, 1)
-	w.write(w.copyFile(), newer)
+	later := statefile.LocalCopy
+	later.Version = 99
+	if err := later.Write(w.copyFile(), []byte("{}"), true); err != nil {
+		w.t.Fatal(err)
+	}
+	newer := w.read(w.copyFile())
 	out, code := w.program(master)
-	if code == 0 || strings.Count(out, "error:") != 1 || !strings.Contains(out, "version 2") || !strings.Contains(out, "hint:") {
+	if code == 0 || strings.Count(out, "error:") != 1 || !strings.Contains(out, "version is 99") || !strings.Contains(out, "hint:") {
 		w.t.Errorf("newer local copy: exit %d\n%s", code, out)
 	}
 	w.t.Logf("newer local copy: exit %d: %s", code, out)
