@@ -22,6 +22,9 @@ type EndpointState struct {
 	Route   host.Route
 	Neigh   host.Neigh
 	Sysctls []Sysctl // in the order they are set, all before the link is up
+	// Initial is set with them and then left to others: a plugin behind ours
+	// may need another value.
+	Initial []Sysctl
 }
 
 // Sysctl is one setting below /proc/sys.
@@ -46,6 +49,9 @@ func WantEndpoint(set cluster.Settings, ep cluster.Endpoint) EndpointState {
 		Route:   host.Route{Dst: netip.PrefixFrom(ep.Addr, ep.Addr.BitLen()), Dev: ep.HostIf, Proto: host.ProtoBoot, Scope: host.ScopeLink, Metric: set.EndpointMetric},
 		Neigh:   host.Neigh{Dev: ep.HostIf, IP: ep.Addr, MAC: ep.MAC, State: host.Permanent},
 		Sysctls: endpointSysctls(ep.HostIf),
+		// 127/8 of the host stays the host's. portmap allows it, for host ports
+		// on 127.0.0.1; then the packet filter keeps pods away.
+		Initial: []Sysctl{{"net/ipv4/conf/" + ep.HostIf + "/route_localnet", "0"}},
 	}
 }
 
@@ -55,7 +61,6 @@ func endpointSysctls(dev string) []Sysctl {
 		{v4 + "proxy_arp", "1"},        // answer for 169.254.1.1
 		{neigh + "proxy_delay", "0"},   // at once: the default costs up to 1.2 s on the first packet
 		{v4 + "rp_filter", "1"},        // a pod sends from its own address only
-		{v4 + "route_localnet", "0"},   // 127/8 of the host stays the host's
 		{v4 + "forwarding", "1"},       // this link is routed
 		{v4 + "accept_redirects", "0"}, // a pod does not change our routes
 		{v6 + "accept_ra", "0"},        // nor gives the host an address or a default route (CVE-2020-13597)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -146,9 +147,9 @@ func (h *Handle) createPair(ctx context.Context, a Attachment) (ends, error) {
 // and settings, and the pod's neighbour.
 func (h *Handle) dressHost(ctx context.Context, want core.EndpointState, seen host.Link) error {
 	dev, index := seen.Name, seen.Index
-	settings := make([]Setting, len(want.Sysctls))
-	for i, s := range want.Sysctls {
-		settings[i] = Setting(s)
+	var settings []Setting
+	for _, s := range slices.Concat(want.Sysctls, want.Initial) {
+		settings = append(settings, Setting(s))
 	}
 	var b batch
 	b.add(unix.RTM_SETLINK, 0, "set link "+dev, ifinfo(index, 0, 0))

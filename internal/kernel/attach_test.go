@@ -314,7 +314,7 @@ func TestAttachUndoesWhatItBegan(t *testing.T) {
 		text   string
 	}{
 		"at the pair":     {t.Context(), func(a *kernel.Attachment) { a.Want.Link.MTU = 100_000 }, "create link cali1dadcdd5b31: invalid argument"},
-		"at a setting":    {t.Context(), func(a *kernel.Attachment) { a.Want.Sysctls[6].Value = "never" }, "set sysctl net/ipv6/conf/cali1dadcdd5b31/accept_ra: invalid argument"},
+		"at a setting":    {t.Context(), func(a *kernel.Attachment) { a.Want.Sysctls[5].Value = "never" }, "set sysctl net/ipv6/conf/cali1dadcdd5b31/accept_ra: invalid argument"},
 		"at the alias":    {t.Context(), func(a *kernel.Attachment) { a.Want.Link.Alias = strings.Repeat("x", 300) }, "set link cali1dadcdd5b31: "},
 		"at the MAC":      {t.Context(), func(a *kernel.Attachment) { a.Want.Link.MAC = host.MAC{1} }, "create link cali1dadcdd5b31: cannot assign requested address"},
 		"at the route":    {t.Context(), func(a *kernel.Attachment) { a.Want.Route.Src = netip.MustParseAddr("192.0.2.1") }, "set route 172.16.196.1/32: invalid argument"},
