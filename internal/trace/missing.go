@@ -93,9 +93,13 @@ func missingOrDown(exists bool) string {
 	return "missing"
 }
 
-// routeText is a node's routing decision, with the node it leads to.
+// routeText is a node's routing decision, with the node it leads to. A route
+// to one address is that of a borrowed one.
 func (w *walker) routeText(c crossing) string {
 	if owner, ok := w.owner(c.hop); ok {
+		if c.route.Dst.IsSingleIP() {
+			return fmt.Sprintf("%s (node %s, which announces this address alone)", c.route, owner)
+		}
 		return fmt.Sprintf("%s (node %s)", c.route, owner)
 	}
 	return c.route.String()
