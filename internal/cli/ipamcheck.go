@@ -90,7 +90,7 @@ func (g *globals) ipamClient(s store.Store) *ipam.Client {
 	return ipam.NewClient(ipam.ClientConfig{
 		Store:      s,
 		Pools:      func(ctx context.Context) ([]cluster.Pool, error) { return g.clusterPools(ctx, s) },
-		NodeLabels: func(context.Context, string) (map[string]string, error) { return nil, nil },
+		NodeLabels: func(ctx context.Context, node string) (map[string]string, error) { return labelsOf(ctx, s, node) },
 	})
 }
 
@@ -115,6 +115,19 @@ func (g *globals) clusterPools(ctx context.Context, s store.Store) ([]cluster.Po
 		pools = append(pools, pool)
 	}
 	return pools, nil
+}
+
+// labelsOf are the labels of a Node.
+func labelsOf(ctx context.Context, s store.Store, node string) (map[string]string, error) {
+	e, err := s.Get(ctx, store.Key{Kind: store.Node, Name: node})
+	if err != nil {
+		return nil, err
+	}
+	object, err := resource.Decode(e)
+	if err != nil {
+		return nil, err
+	}
+	return object.ObjectMeta().Labels, nil
 }
 
 // podsWithinReach asks the agents that can be asked from here. One that does

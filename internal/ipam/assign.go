@@ -98,6 +98,11 @@ func (c *Client) AutoAssign(ctx context.Context, req AssignRequest) ([]netip.Add
 			return a.given, err
 		}
 	}
+	if a.short() > 0 && a.conf.AutoAllocate && !limit && c.Reclaim != nil {
+		if err := a.reclaim(ctx, own); err != nil {
+			return a.given, err
+		}
+	}
 	if a.short() > 0 && !a.conf.StrictAffinity && c.Borrow {
 		if err := a.borrow(ctx, own); err != nil {
 			return a.given, err
@@ -136,12 +141,18 @@ func (a *assignment) reuse(ctx context.Context) (done bool, err error) {
 // fromOwn takes from the node's blocks, completing claims left half-way, and
 // returns the blocks it owns.
 func (a *assignment) fromOwn(ctx context.Context) (map[netip.Prefix]bool, error) {
-	claims, err := a.c.claims(ctx, a.req.Node, prefixesOf(rangesOf(a.pools))...)
+	claims, err := a.c.claims(ctx, a.req.Node)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.outgrown(ctx, claims); err != nil {
 		return nil, err
 	}
 	own := map[netip.Prefix]bool{}
 	for _, cl := range claims {
+		if !inside(cl.block, prefixesOf(rangesOf(a.pools))) {
+			continue
+		}
 		own[cl.block] = true
 		if a.short() == 0 {
 			continue

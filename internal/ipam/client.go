@@ -41,6 +41,10 @@ type ClientConfig struct {
 	// Reservations lists the ranges that are only assigned when asked for by
 	// address; nil is none.
 	Reservations func(context.Context) ([]netip.Prefix, error)
+	// Reclaim says whether an empty block may be taken from a node that
+	// claimed it at the given time, once no block can be claimed; nil is
+	// never. It must know that the node cannot be giving addresses.
+	Reclaim func(ctx context.Context, node string, claimed time.Time) (bool, error)
 	// Borrow allows taking addresses from other nodes' blocks once the own
 	// ones are full and no more can be claimed. It needs routes for single
 	// borrowed addresses, which agents do not announce yet.
@@ -51,8 +55,8 @@ type ClientConfig struct {
 // for concurrent use, by any number of Clients on one datastore.
 type Client struct{ ClientConfig }
 
-// NewClient returns a Client; no field of c but Reservations and
-// Borrow may be zero.
+// NewClient returns a Client; no field of c but Reservations, Reclaim
+// and Borrow may be zero.
 func NewClient(c ClientConfig) *Client { return &Client{c} }
 
 // errUncertain is in the chain of a Conflict that may have been caused by the

@@ -119,7 +119,11 @@ func newReplay(t *testing.T) *replay {
 			return labels, nil
 		},
 		Reservations: func(context.Context) ([]netip.Prefix, error) { return r.kept, nil },
-		Borrow:       true,
+		// Calico's rule: a minute after the claim an empty block is anybody's.
+		Reclaim: func(_ context.Context, _ string, claimed time.Time) (bool, error) {
+			return time.Since(claimed) > time.Minute, nil
+		},
+		Borrow: true,
 	})
 	return r
 }

@@ -52,6 +52,7 @@ func (c *Client) ReleaseIPs(ctx context.Context, list []alloc.Release) (Released
 // releaseFrom frees addresses of one block and counts their handles down.
 func (c *Client) releaseFrom(ctx context.Context, p netip.Prefix, list []alloc.Release, done *Released) error {
 	var freed, left map[string]int
+	var after emptied
 	var free []netip.Addr
 	err := c.editBlock(ctx, p, func(b *alloc.Block) (bool, error) {
 		var err error
@@ -62,6 +63,7 @@ func (c *Client) releaseFrom(ctx context.Context, p netip.Prefix, list []alloc.R
 		for handle := range freed {
 			left[handle] = len(b.ByHandle(handle))
 		}
+		after.note(b)
 		return len(freed) > 0, nil
 	})
 	if fault.Is(err, fault.NotFound) {
@@ -85,7 +87,7 @@ func (c *Client) releaseFrom(ctx context.Context, p netip.Prefix, list []alloc.R
 	for handle, n := range freed {
 		errs = append(errs, c.countDown(ctx, handle, p, n, left[handle]))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.giveUpEmptied(ctx, p, after))...)
 }
 
 // ReleaseByHandle frees every address of a handle and forgets the handle. An
@@ -111,10 +113,15 @@ func (c *Client) ReleaseByHandle(ctx context.Context, handle string) error {
 		}
 		var errs []error
 		for _, p := range slices.SortedFunc(maps.Keys(h.Blocks), cidr.Compare) {
+			var after emptied
 			err := c.editBlock(ctx, p, func(b *alloc.Block) (bool, error) {
 				b.ReleaseHandle(handle)
+				after.note(b)
 				return true, nil
 			})
+			if err == nil {
+				err = c.giveUpEmptied(ctx, p, after)
+			}
 			if err != nil && !fault.Is(err, fault.NotFound) {
 				errs = append(errs, err)
 			}

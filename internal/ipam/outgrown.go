@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/ocicat-net/ocicat/internal/alloc"
+	"github.com/ocicat-net/ocicat/internal/cidr"
+	"github.com/ocicat-net/ocicat/internal/fault"
+)
+
+// unselected reports whether p lies in a pool that does not select node any
+// more. A node that does not exist is not judged.
+func (c *Client) unselected(ctx context.Context, node string, p netip.Prefix) (bool, error) {
+	pool, ok, err := c.poolOf(ctx, p.Addr())
+	if err != nil || !ok {
+		return false, err
+	}
+	labels, err := c.NodeLabels(ctx, node)
+	if fault.Is(err, fault.NotFound) {
+		return false, nil
+	}
+	return err == nil && !matches(pool.NodeSelector, labels), err
+}
+
+// giveUp gives up a block of the node that is empty and in a pool that does
+// not select it any more. Every other block stays.
+func (c *Client) giveUp(ctx context.Context, node string, p netip.Prefix) error {
+	leave, err := c.unselected(ctx, node, p)
+	if err != nil || !leave {
+		return err
+	}
+	return notLost(c.releaseBlock(ctx, node, p, true))
+}
+
+// emptied is what an edit of a block may leave behind: nobody in it, and a
+// node that owns it.
+type emptied struct {
+	node string
+	is   bool
+}
+
+func (e *emptied) note(b *alloc.Block) {
+	e.node, e.is = b.Node()
+	e.is = e.is && b.Empty()
+}
+
+// giveUpEmptied gives p up if an edit emptied it and its pool does not select
+// its node any more.
+func (c *Client) giveUpEmptied(ctx context.Context, p netip.Prefix, e emptied) error {
+	if !e.is {
+		return nil
+	}
+	return c.giveUp(ctx, e.node, p)
+}
+
+// reclaim makes other nodes give up their empty blocks, one after the other,
+// and takes from them, as far as the configuration allows it.
+func (a *assignment) reclaim(ctx context.Context, own map[netip.Prefix]bool) error {
+	blocks, err := a.c.blocks(ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(blocks, func(x, y *alloc.Block) int { return cidr.Compare(x.CIDR, y.CIDR) })
+	for _, b := range blocks {
+		owner, owned := b.Node()
+		if a.short() == 0 || len(own) >= a.maxBlocks() {
+			break
+		}
+		if !owned || owner == a.req.Node || !b.Empty() || b.ClaimTime == nil || !inRanges(b.CIDR, rangesOf(a.pools)) {
+			continue
+		}
+		allowed, err := a.c.Reclaim(ctx, owner, *b.ClaimTime)
+		if err != nil {
+			return err
+		}
+		if !allowed {
+			continue
+		}
+		err = a.c.releaseBlock(ctx, owner, b.CIDR, true)
+		if err == nil {
+			_, err = a.fromNew(ctx, own)
+		}
+		if err != nil && !fault.Is(err, fault.Conflict) {
+			return err
+		}
+	}
+	return nil
+}
+
+// outgrown gives up the node's own empty blocks among those passed over.
+func (a *assignment) outgrown(ctx context.Context, claims []claim) error {
+	var errs []error
+	for _, cl := range claims {
+		if !inside(cl.block, prefixesOf(rangesOf(a.pools))) {
+			errs = append(errs, a.c.giveUp(ctx, a.req.Node, cl.block))
+		}
+	}
+	return errors.Join(errs...)
+}
