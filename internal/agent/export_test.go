@@ -10,3 +10,6 @@ func (a *Agent) ReplaceFilter(other func(nftables) nftables) { a.filter.nft = ot
 
 // Nftables is the edge that holds the packet filter.
 type Nftables = nftables
+
+// TouchCopy has the local copy of the datastore written again.
+func (a *Agent) TouchCopy() { a.resources.wantCopy() }

@@ -35,6 +35,7 @@ type resources struct {
 	full     map[store.Kind]bool  // kinds whose whole set the datastore delivered
 	lost     map[store.Kind]error // kinds whose contact is lost, and why
 	problems []problem.Problem
+	unsaved  error         // why the local copy could not be written, nil when it was
 	settled  chan struct{} // closed when every kind was delivered once
 	save     chan struct{}
 }
@@ -172,7 +173,11 @@ func (r *resources) Err() error {
 func (r *resources) Problems() []problem.Problem {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.problems)
+	list := slices.Clone(r.problems)
+	if r.unsaved != nil {
+		list = append(list, problem.New(problem.StateUnwritten, r.agent.localCopyPath(), "the local copy of the datastore", r.unsaved))
+	}
+	return list
 }
 
 // recall starts from the local copy: what this node knew when it last ran.
@@ -222,20 +227,27 @@ func (r *resources) wantCopy() {
 	}
 }
 
-// copyInterval is the least time between two writes of the local copy.
-const copyInterval = 200 * time.Millisecond
+// copyInterval is the least time between two writes of the local copy,
+// copyRetry after one that failed.
+const (
+	copyInterval = 200 * time.Millisecond
+	copyRetry    = 2 * time.Second
+)
 
 // keepCopy writes the local copy when asked to, and at the end what was asked
 // for last.
 func (r *resources) keepCopy(ctx context.Context) {
 	failing := false
-	for alive := true; alive; alive = sleep(ctx, copyInterval) {
+	wait := copyInterval
+	for alive := true; alive; alive = sleep(ctx, wait) {
+		wait = copyInterval
 		select {
 		case <-ctx.Done():
 			alive = false
 		case <-r.save:
 			if failing = r.writeCopy(failing); failing {
 				r.wantCopy()
+				wait = copyRetry
 			}
 		}
 	}
@@ -248,6 +260,12 @@ func (r *resources) keepCopy(ctx context.Context) {
 
 func (r *resources) writeCopy(failing bool) bool {
 	err := writeLocalCopy(r.agent.localCopyPath(), r.copy())
+	r.mu.Lock()
+	r.unsaved = err
+	r.mu.Unlock()
+	if (err != nil) != failing {
+		r.agent.loop.Mark(sectionStatus)
+	}
 	if err != nil && !failing {
 		r.agent.log.Warn("local copy of the datastore not written: a restart without the datastore would start from an older one", "error", err)
 	}

@@ -336,7 +336,8 @@ func parseLease(data []byte) (leaseFile, error) {
 // saveLease writes the lease file with the queue as it is, without the
 // addresses that are about to become somebody's: what the file names after a
 // crash must still be held ready in the datastore. It needs no fsync: it is
-// of no use after the kernel is gone.
+// of no use after the kernel is gone. Where it cannot be written it is removed,
+// which takes no space: no file names nothing, and holds up no assignment.
 func (r *Reserve) saveLease(leaving []netip.Addr) error {
 	if r.cfg.LeaseFile == "" {
 		return nil
@@ -359,12 +360,16 @@ func (r *Reserve) saveLease(leaving []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(r.cfg.LeaseFile), 0o700); err != nil {
-		return fault.New(fault.Internal, "write lease: %w", err)
+	err = errors.Join(os.MkdirAll(filepath.Dir(r.cfg.LeaseFile), 0o700), statefile.Lease.Write(r.cfg.LeaseFile, data, false))
+	if err != nil {
+		r.problems["lease"] = problem.New(problem.StateUnwritten, r.cfg.LeaseFile, "the reserve's lease", err)
+		if gone := os.Remove(r.cfg.LeaseFile); gone != nil && !errors.Is(gone, os.ErrNotExist) {
+			return fault.New(fault.Internal, "write lease: %w", errors.Join(err, gone))
+		}
+		clear(r.saved)
+		return nil
 	}
-	if err := statefile.Lease.Write(r.cfg.LeaseFile, data, false); err != nil {
-		return fault.New(fault.Internal, "write lease: %w", err)
-	}
+	delete(r.problems, "lease")
 	clear(r.saved)
 	for _, addr := range f.Held {
 		r.saved[addr] = true

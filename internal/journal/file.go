@@ -208,7 +208,7 @@ func (f *file) reserve(n int64) error {
 }
 
 func outOfSpace(err error) error {
-	return fault.Hint(fault.New(fault.Unavailable, "%w", err), "Free space in the run directory: df /run.")
+	return fault.Hint(fault.New(fault.Unavailable, "%w", err), "Free space in the run directory, or make it writable: df /run; df -i /run.")
 }
 
 // worth says whether rewriting the file with live records would shrink it.
@@ -229,7 +229,8 @@ func (f *file) rewrite(attachments []Attachment) error {
 	}
 	fresh := f.path + ".new"
 	if err := os.WriteFile(fresh, content, 0o600); err != nil {
-		return outOfSpace(errors.Join(err, os.Remove(fresh)))
+		_ = os.Remove(fresh) // what keeps it from going has kept us from writing
+		return outOfSpace(err)
 	}
 	next := &file{path: fresh}
 	if err := next.reopen(int64(len(content))); err != nil {
@@ -263,7 +264,7 @@ func (f *file) close() error { return f.f.Close() }
 func takeLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fault.New(fault.Internal, "open journal: %w", err)
+		return nil, fmt.Errorf("open journal: %w", outOfSpace(err))
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()

@@ -18,6 +18,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 func TestStateSurvivesReopening(t *testing.T) {
@@ -49,6 +50,7 @@ func TestStateSurvivesReopening(t *testing.T) {
 // TestCutAtEveryByte is a crash, or worse, at every place: what was whole
 // before it is read, and nothing that was not written.
 func TestCutAtEveryByte(t *testing.T) {
+	r := chaos.Begin(t, "A21", "journal cut off behind every byte", "every whole record read, 0 others")
 	dir := t.TempDir()
 	j := mustOpen(t, dir, Missing)
 	var ends []int64
@@ -77,9 +79,11 @@ func TestCutAtEveryByte(t *testing.T) {
 			t.Errorf("cut at %d: condition %v", cut, condition)
 		}
 	}
+	r.Measuredf("%d cuts, each read up to its last whole record", len(whole)+1)
 }
 
 func TestDamageIsSkippedAndReported(t *testing.T) {
+	r := chaos.Begin(t, "A21", "journal with every byte damaged in turn", "damage seen, other records read")
 	dir := t.TempDir()
 	j := mustOpen(t, dir, Missing)
 	for i := range 4 {
@@ -112,6 +116,7 @@ func TestDamageIsSkippedAndReported(t *testing.T) {
 		t.Errorf("the damaged file was not kept: %v", err)
 	}
 	mustClose(t, mustOpen(t, dir, Whole))
+	r.Measuredf("%d of %d damages seen", len(whole)-1, len(whole)-1)
 }
 
 func TestTornTailIsDroppedFromTheFile(t *testing.T) {
@@ -195,6 +200,7 @@ func TestHistoryIsCompacted(t *testing.T) {
 // TestFullDiskRefusesIntentsOnly fills a small tmpfs: ADDs are refused before
 // they take anything, everything an ADD begun needs still goes through.
 func TestFullDiskRefusesIntentsOnly(t *testing.T) {
+	r := chaos.Begin(t, "A20", "journal on a full tmpfs", "ADD refused first; all DELs written")
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
 		t.Fatalf("mount tmpfs: %v", err)
@@ -232,6 +238,7 @@ func TestFullDiskRefusesIntentsOnly(t *testing.T) {
 		t.Errorf("after reopening (-want +got):\n%s", diff)
 	}
 	mustClose(t, j)
+	r.Measuredf("intent %d refused; %d of %d DELs written on the full disk", len(took)+1, len(took)-1, len(took)-1)
 }
 
 func FuzzJournal(f *testing.F) {

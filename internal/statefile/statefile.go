@@ -128,9 +128,7 @@ func replace(path string, content []byte, durable bool) error {
 		err = os.Rename(fresh, path)
 	}
 	if err != nil {
-		if gone := os.Remove(fresh); gone != nil && !errors.Is(gone, os.ErrNotExist) {
-			err = errors.Join(err, gone)
-		}
+		_ = os.Remove(fresh) // what keeps it from going has kept us from writing
 		return err
 	}
 	if !durable {
