@@ -147,9 +147,13 @@ func (h *Handle) createPair(ctx context.Context, a Attachment) (ends, error) {
 // and settings, and the pod's neighbour.
 func (h *Handle) dressHost(ctx context.Context, want core.EndpointState, seen host.Link) error {
 	dev, index := seen.Name, seen.Index
-	var settings []Setting
-	for _, s := range slices.Concat(want.Sysctls, want.Initial) {
-		settings = append(settings, Setting(s))
+	sysctls := want.Sysctls
+	if seen.Alias == "" { // not dressed before: what is Initial was not others' yet
+		sysctls = slices.Concat(sysctls, want.Initial)
+	}
+	settings := make([]Setting, len(sysctls))
+	for i, s := range sysctls {
+		settings[i] = Setting(s)
 	}
 	var b batch
 	b.add(unix.RTM_SETLINK, 0, "set link "+dev, ifinfo(index, 0, 0))
