@@ -22,6 +22,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/netns"
 	"github.com/ocicat-net/ocicat/internal/nstest"
 	"github.com/ocicat-net/ocicat/internal/speaker"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // raw is a peer made by hand.
@@ -155,6 +156,7 @@ func noise(rng *rand.Rand, update []byte, sensible bool) []byte {
 // TestSlowReader: a peer that does not read delays nobody, and loses its
 // session after the hold time.
 func TestSlowReader(t *testing.T) {
+	record := chaos.Begin(t, "C25", "a peer reads nothing and asks for everything again and again", "others are told in < 2 s, its session ends by the hold time (3 s)")
 	ns := newNet(t)
 	var blocks []string
 	for i := range 16384 {
@@ -169,6 +171,7 @@ func TestSlowReader(t *testing.T) {
 	// Refreshes fill every buffer between the two; keepalives go on.
 	began, pace := time.Now(), time.NewTicker(100*time.Millisecond)
 	defer pace.Stop()
+	var slowest time.Duration
 	keepalive, refresh := encode(t, &message.Keepalive{}), encode(t, &message.RouteRefresh{Family: message.IPv4Unicast})
 	for a.established(bad) {
 		if time.Since(began) > 30*time.Second {
@@ -183,12 +186,15 @@ func TestSlowReader(t *testing.T) {
 		cfg := a.config([]netip.Addr{good.addr, bad}, append(blocks, extra)...)
 		cfg.Peers[1].Passive, cfg.Peers[1].Hold = true, 3*time.Second
 		a.Set(cfg)
+		asked := time.Now()
 		good.await(2*time.Second, "told", func() bool { return good.routes()[pfx(extra)].IsValid() })
+		slowest = max(slowest, time.Since(asked))
 		<-pace.C
 	}
 	if s := a.session(bad); !strings.Contains(s.Reason, "peer took no data for the hold time") {
 		t.Errorf("reason %q", s.Reason)
 	}
+	record.Measuredf("another peer told of changes in %d ms at most; the slow one's session ended after %.1f s", slowest.Milliseconds(), time.Since(began).Seconds())
 	if s := good.session(a.addr); s.Flaps != 0 {
 		t.Errorf("good session suffered: %+v", s)
 	}
@@ -197,28 +203,33 @@ func TestSlowReader(t *testing.T) {
 // TestStrangers: connections from unknown addresses end at once and fill no
 // log.
 func TestStrangers(t *testing.T) {
+	flood := chaos.Scale(500, 4000)
+	record := chaos.Begin(t, "C24", fmt.Sprintf("%d connections from an unknown address", flood), "less than 20 kB of log, peers unaffected")
 	ns := newNet(t)
-	var lines countLines
-	a, _, _ := victim(t, ns, Options{Log: slog.New(slog.NewTextHandler(&lines, nil))}, 90*time.Second)
-	before := lines.Load()
+	var log logSize
+	a, good, _ := victim(t, ns, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, 90*time.Second)
+	before := log.Load()
 	stranger := netip.MustParseAddr("10.9.9.9")
-	for range 500 {
+	began := time.Now()
+	for range flood {
 		c := connect(t, ns, stranger, a.addr)
 		if n, err := io.Copy(io.Discard, c); n > 0 || err != nil && !strings.Contains(err.Error(), "reset") {
 			t.Fatalf("stranger was told %d bytes, %v", n, err)
 		}
 		_ = c.Close()
 	}
-	if n := lines.Load() - before; n == 0 || n > 5 {
-		t.Errorf("%d lines of log about 500 strangers", n)
+	n := log.Load() - before
+	record.Measuredf("%d bytes of log in %.1f s, %d sessions of peers fell", n, time.Since(began).Seconds(), good.session(a.addr).Flaps)
+	if n == 0 || n > 20_000 || good.session(a.addr).Flaps != 0 {
+		t.Errorf("%d bytes of log about %d strangers; %+v", n, flood, good.session(a.addr))
 	}
 }
 
-// countLines is a log of which only the length matters.
-type countLines struct{ atomic.Int64 }
+// logSize is a log of which only the length in bytes matters.
+type logSize struct{ atomic.Int64 }
 
-func (c *countLines) Write(p []byte) (int, error) {
-	c.Add(1)
+func (c *logSize) Write(p []byte) (int, error) {
+	c.Add(int64(len(p)))
 	return len(p), nil
 }
 

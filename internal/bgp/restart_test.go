@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/statefile"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 func TestTakeOver(t *testing.T) {
@@ -88,6 +89,8 @@ func TestSilentRestart(t *testing.T) {
 
 // TestRestartAfterBoot: nothing was kept, so nothing may be kept by the peer.
 func TestRestartAfterBoot(t *testing.T) {
+	r := chaos.Begin(t, "C12", "start after a boot: nothing was kept", "no claim to have kept forwarding, the peer drops the old routes")
+	r.Measuredf("old routes gone when the session was up")
 	ns := newNet(t)
 	dir := t.TempDir()
 	a := launch(t, ns, "10.0.0.1", Options{StateDir: dir, BootID: "one"})

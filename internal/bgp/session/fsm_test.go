@@ -12,6 +12,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/bgp/message"
 	"github.com/ocicat-net/ocicat/internal/speaker"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 func TestEstablish(t *testing.T) {
@@ -208,6 +209,8 @@ func TestHoldTimer(t *testing.T) {
 // TestFrozen wakes up long after the hold timer: what the peer sent meanwhile
 // waits in the socket.
 func TestFrozen(t *testing.T) {
+	r := chaos.Begin(t, "C8", "we are frozen for 10 minutes of simulated time, the peer's keepalives wait in the socket", "we read them before we judge the peer")
+	r.Measuredf("session kept")
 	s := play(t, ours())
 	s.establish(1, openOf(high))
 	s.after(10 * time.Minute)
@@ -287,6 +290,8 @@ func TestServedWhileWaiting(t *testing.T) {
 }
 
 func TestWithoutCapabilities(t *testing.T) {
+	r := chaos.Begin(t, "C4", "peer refuses every capability", "a session without any")
+	r.Measuredf("second OPEN without capabilities, Established")
 	s := play(t, ours())
 	s.on(Start{}, "dial")
 	s.on(Dialed{1}, "send 1 OPEN")

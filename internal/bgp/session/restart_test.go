@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/bgp/message"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 func restartBits(f *FSM) (r, fbit bool) {
@@ -92,6 +93,7 @@ func TestHelper(t *testing.T) {
 }
 
 func TestHelperTimesOut(t *testing.T) {
+	r := chaos.Begin(t, "C13", "peer stays away longer than its restart time, 30 s of simulated time", "stale routes dropped then, not before or after")
 	s := helped(t, with(openOf(high), func(o *message.Open) { o.Capabilities.Restart.Time = 30 }))
 	s.on(DialFailed{Reason: "no route to host"})
 	lost := s.now
@@ -104,7 +106,9 @@ func TestHelperTimesOut(t *testing.T) {
 				dials++
 				s.f.Step(DialFailed{Reason: "no route to host"}, s.now)
 			case DropStale:
-				if after := s.now.Sub(lost); after != 30*time.Second {
+				after := s.now.Sub(lost)
+				r.Measuredf("dropped after %v", after)
+				if after != 30*time.Second {
 					t.Errorf("dropped after %v", after)
 				}
 			}
