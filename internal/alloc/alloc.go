@@ -93,6 +93,7 @@ type Block struct {
 	Deleted     bool // about to be deleted; used on Kubernetes
 
 	extra fields
+	rest  cooldown
 }
 
 // NewBlock is an empty block with the affinity of node, every address free,
@@ -125,7 +126,7 @@ func (b *Block) OwnedBy(node string) bool { return b.Affinity == hostPrefix+node
 // ClearAffinity makes b a block that belongs to nobody.
 func (b *Block) ClearAffinity() { b.Affinity, b.ClaimTime = "", nil }
 
-// InUse is the number of addresses somebody holds.
+// InUse is the number of addresses that somebody holds or that rest.
 func (b *Block) InUse() int {
 	n := 0
 	for _, at := range b.Allocations {
@@ -136,16 +137,18 @@ func (b *Block) InUse() int {
 	return n
 }
 
-// Empty reports whether nobody holds an address of b.
+// Empty reports whether nobody holds an address of b and none rests.
 func (b *Block) Empty() bool { return b.InUse() == 0 }
 
-// Holder is who holds addr; ok is false where addr is free or outside b.
+// Holder is who holds addr; ok is false where addr is free, rests, or is
+// outside b.
 func (b *Block) Holder(addr netip.Addr) (who Attribute, ok bool) {
 	n := cidr.Ordinal(b.CIDR, addr)
 	if n < 0 || b.Allocations[n] == Free {
 		return Attribute{}, false
 	}
-	return b.Attributes[b.Allocations[n]], true
+	who = b.Attributes[b.Allocations[n]]
+	return who, !who.resting()
 }
 
 // SequenceOf is the sequence number of addr's allocation, 0 where it has none.
@@ -157,7 +160,7 @@ func (b *Block) SequenceOf(addr netip.Addr) uint64 {
 func (b *Block) HeldBy(match func(Attribute) bool) []netip.Addr {
 	var held []netip.Addr
 	for n, at := range b.Allocations {
-		if at != Free && match(b.Attributes[at]) {
+		if at != Free && !b.Attributes[at].resting() && match(b.Attributes[at]) {
 			held = append(held, cidr.At(b.CIDR, n))
 		}
 	}
@@ -174,7 +177,7 @@ func (b *Block) Holders() iter.Seq2[Attribute, int] {
 			}
 		}
 		for i, who := range b.Attributes {
-			if held[i] > 0 && !yield(who, held[i]) {
+			if held[i] > 0 && !who.resting() && !yield(who, held[i]) {
 				return
 			}
 		}
@@ -225,7 +228,7 @@ func (b *Block) AssignNext(n int, who Attribute, skip func(netip.Addr) bool) []n
 }
 
 // Assign gives one address to who. An address outside b is Invalid, one that
-// somebody holds is Conflict.
+// somebody holds or that rests is Conflict.
 func (b *Block) Assign(addr netip.Addr, who Attribute) error {
 	ordinal := cidr.Ordinal(b.CIDR, addr)
 	if ordinal < 0 {
@@ -233,6 +236,9 @@ func (b *Block) Assign(addr netip.Addr, who Attribute) error {
 	}
 	if holder, taken := b.Holder(addr); taken {
 		return fault.New(fault.Conflict, "address %s is held by %s", addr, holder)
+	}
+	if since, resting := b.Resting(addr); resting {
+		return fault.New(fault.Conflict, "address %s was released at %s and rests for %s", addr, since.UTC().Format(time.RFC3339), b.rest.wait)
 	}
 	for i, free := range b.Unallocated {
 		if free == ordinal {
@@ -244,10 +250,10 @@ func (b *Block) Assign(addr netip.Addr, who Attribute) error {
 	return nil
 }
 
-// Reassign gives an address that somebody holds to who, as a new allocation.
-// A free address is NotFound.
+// Reassign gives an address that somebody holds, or that rests, to who, as a
+// new allocation. A free address is NotFound.
 func (b *Block) Reassign(addr netip.Addr, who Attribute) error {
-	if _, taken := b.Holder(addr); !taken {
+	if ordinal := cidr.Ordinal(b.CIDR, addr); ordinal < 0 || b.Allocations[ordinal] == Free {
 		return fault.New(fault.NotFound, "address %s of block %s is not assigned", addr, b.CIDR)
 	}
 	b.take(cidr.Ordinal(b.CIDR, addr), who)
@@ -280,14 +286,15 @@ type Release struct {
 	Addr     netip.Addr
 	Handle   string  // "" releases whoever holds it
 	Sequence *uint64 // nil releases any allocation
+	Unused   bool    // nobody used it: it need not rest
 }
 
-// Release frees addresses to the tail of the queue, lower ordinals first, and
-// answers how many each handle lost ("" counts those without) and which were
+// Release frees addresses to the tail of the queue, lower ordinals first, or
+// makes them rest (see Cool), and answers how many each handle lost ("" counts those without) and which were
 // not allocated. If one is held under another handle or by another allocation
 // than asked for, none is freed and the error is Conflict.
 func (b *Block) Release(list []Release) (freed map[string]int, notAllocated []netip.Addr, err error) {
-	ordinals := map[int]bool{}
+	ordinals, unused := map[int]bool{}, map[int]bool{}
 	for _, r := range list {
 		ordinal := cidr.Ordinal(b.CIDR, r.Addr)
 		if ordinal < 0 {
@@ -303,27 +310,36 @@ func (b *Block) Release(list []Release) (freed map[string]int, notAllocated []ne
 		case r.Sequence != nil && *r.Sequence != b.SequenceOf(r.Addr):
 			return nil, nil, fault.New(fault.Conflict, "address %s was assigned anew: allocation %d, not %d", r.Addr, b.SequenceOf(r.Addr), *r.Sequence)
 		}
-		ordinals[ordinal] = true
+		ordinals[ordinal], unused[ordinal] = true, r.Unused
 	}
-	return b.free(func(n int) bool { return ordinals[n] }), notAllocated, nil
+	return b.free(func(n int) bool { return ordinals[n] }, unused), notAllocated, nil
 }
 
 // ReleaseHandle frees every address held under handle and answers how many.
 func (b *Block) ReleaseHandle(handle string) int {
-	return b.free(func(n int) bool { return b.Attributes[b.Allocations[n]].Handle == handle })[handle]
+	return b.free(func(n int) bool { return b.Attributes[b.Allocations[n]].Handle == handle }, nil)[handle]
 }
 
-// free releases the allocated ordinals that pick names.
-func (b *Block) free(pick func(ordinal int) bool) map[string]int {
+// free releases the held ordinals that pick names; those that were used rest,
+// where b is cooled.
+func (b *Block) free(pick func(ordinal int) bool, unused map[int]bool) map[string]int {
 	freed := map[string]int{}
+	var resting []int
 	for n, at := range b.Allocations {
-		if at == Free || !pick(n) {
+		if at == Free || b.Attributes[at].resting() || !pick(n) {
 			continue
 		}
 		freed[b.Attributes[at].Handle]++
+		if b.rest.wait > 0 && !unused[n] {
+			resting = append(resting, n)
+			continue
+		}
 		b.Allocations[n] = Free
 		b.Unallocated = append(b.Unallocated, n)
 		delete(b.SequenceFor, n)
+	}
+	for _, n := range resting {
+		b.take(n, releasedAttribute(b.rest.now))
 	}
 	b.sweep()
 	return freed

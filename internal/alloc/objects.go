@@ -5,6 +5,7 @@ package alloc
 import (
 	"bytes"
 	"net/netip"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/cidr"
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -121,6 +122,10 @@ type configJSON struct {
 	MaxBlocks      int  `json:"maxBlocksPerHost,omitempty"`
 	CooldownSecs   int  `json:"ipCooldownSeconds,omitempty"`
 }
+
+// Cooldown is how long a released address rests before it is given again; 0 is
+// not at all.
+func (c Config) Cooldown() time.Duration { return time.Duration(c.CooldownSecs) * time.Second }
 
 // DefaultConfig holds where no configuration is stored.
 func DefaultConfig() Config { return Config{AutoAllocate: true} }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -37,7 +38,11 @@ func (r *Reserve) writeBlock(f *flushing, p netip.Prefix, bt *batch, own bool) (
 		if own {
 			fill = f.fill(b, f.short(p))
 		}
-		out = r.plan(b, bt, f.kept, fill)
+		rest, err := f.rest(b, bt)
+		if err != nil {
+			return err
+		}
+		out = r.plan(b, bt, planner{skip: f.kept.has, now: time.Now(), rest: rest, fill: fill})
 		if out.change {
 			if err := r.putPlanned(f.ctx, b, bt, out); err != nil {
 				r.unplan(out)
@@ -81,12 +86,13 @@ func (r *Reserve) missingBlock(ctx context.Context, p netip.Prefix, bt *batch) e
 	return lost{fault.New(fault.Conflict, "block %s was missing", p)}
 }
 
-// plan works bt out on b, and reserves what it gives: from now on nobody else
-// is given it.
-func (r *Reserve) plan(b *alloc.Block, bt *batch, kept reserved, fill int) outcome {
+// plan works bt out on b with p, and reserves what it gives: from now on nobody
+// else is given it.
+func (r *Reserve) plan(b *alloc.Block, bt *batch, p planner) outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := planner{self: r.own(), busy: r.busy, resting: r.rests, skip: kept.has, fill: fill}.apply(b, bt)
+	p.self, p.busy, p.resting = r.own(), r.busy, r.rests
+	out := p.apply(b, bt)
 	for w, addr := range out.given {
 		r.pods[addr] = &pod{addr: addr, who: w.who, pending: true}
 		r.queue = slices.DeleteFunc(r.queue, func(a netip.Addr) bool { return a == addr })

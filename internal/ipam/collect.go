@@ -135,6 +135,9 @@ func (k *Collector) blocks(ctx context.Context, s *survey) error {
 		b := s.blocks[p]
 		node, owned := b.Node()
 		orphan := b.Affinity == "" && b.Empty()
+		if resting := b.RestingCount(); !owned && resting > 0 && resting == b.InUse() {
+			errs = append(errs, notFound(k.c.Thaw(ctx, p))) // nobody assigns from it any more
+		}
 		unclaimed := owned && s.nodes[node] && !claimed[claimName{node, p}]
 		if !orphan && !unclaimed || !k.seen.ripe("block "+p.String(), fmt.Sprint(b.Affinity, b.Sequence), k.cfg.Times.round()) {
 			continue

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/cidr"
@@ -243,7 +244,22 @@ func (f *flushing) mayHaveRoom(p netip.Prefix) bool {
 }
 
 // free counts the addresses of b that could be given unasked.
-func (f *flushing) free(b *alloc.Block) int { return b.Assignable(f.kept.has) }
+func (f *flushing) free(b *alloc.Block) int {
+	if rest, err := f.rest(b, &batch{}); err == nil {
+		b.Cool(time.Now(), rest)
+	}
+	return b.Assignable(f.kept.has)
+}
+
+// rest is how long addresses of b rest after their release; the configuration
+// is asked only where that matters.
+func (f *flushing) rest(b *alloc.Block, bt *batch) (time.Duration, error) {
+	if len(bt.releases) == 0 && b.RestingCount() == 0 {
+		return 0, nil
+	}
+	conf, err := f.config()
+	return conf.Cooldown(), err
+}
 
 // block writes one block, with as many of those who wait as it can serve.
 func (f *flushing) block(p netip.Prefix, own bool) {

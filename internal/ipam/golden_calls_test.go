@@ -16,6 +16,7 @@ import (
 // arguments are all arguments that recorded operations have.
 type arguments struct {
 	Name, Handle, Host, IP, CIDR string
+	Block                        string
 	IntendedUse                  Use
 	Attrs, Labels                map[string]string
 	NamespaceLabels              map[string]string
@@ -77,6 +78,8 @@ func (r *replay) call(st step) (result any, err error, known bool) {
 		err = c.ReleaseHostAffinities(ctx, a.Host, a.MustBeEmpty)
 	case "ReleasePoolAffinities":
 		err = c.ReleasePoolAffinities(ctx, netip.MustParsePrefix(a.CIDR))
+	case "GarbageCollectColdIPs":
+		err = c.Thaw(ctx, netip.MustParsePrefix(a.Block))
 	case "RemoveIPAMHost":
 		err = c.RemoveHost(ctx, a.Host)
 	case "SetIPAMConfig":

@@ -261,7 +261,7 @@ func (r *replay) symbolic(key string, v any) any {
 	case map[string]any:
 		for field, value := range v {
 			switch {
-			case field == "affinity_claim_time":
+			case field == "affinity_claim_time" || field == "releasedAt":
 				at, err := time.Parse(time.RFC3339, value.(string))
 				if err != nil {
 					r.t.Fatal(err)

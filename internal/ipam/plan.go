@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/cidr"
@@ -38,11 +39,14 @@ type planner struct {
 	busy    func(netip.Addr) bool // addresses of pods and of releases under way
 	resting func(netip.Addr) bool // addresses that another boot may still be giving
 	skip    func(netip.Addr) bool // addresses only given when asked for; nil is none
+	now     time.Time             // for
+	rest    time.Duration         // how long released addresses rest
 	fill    int                   // how many more to hold ready
 }
 
 // apply changes b as bt asks.
 func (p planner) apply(b *alloc.Block, bt *batch) outcome {
+	b.Cool(p.now, p.rest)
 	out := outcome{change: bt.touch, given: map[*waiter]netip.Addr{}, refused: map[*waiter]error{}, taken: map[*pod]alloc.Attribute{}}
 	for _, pd := range bt.pods {
 		p.assert(b, pd, &out)
@@ -69,14 +73,15 @@ func (p planner) apply(b *alloc.Block, bt *batch) outcome {
 // its; somebody else's stays.
 func (p planner) assert(b *alloc.Block, pd *pod, out *outcome) {
 	holder, held := b.Holder(pd.addr)
+	_, rests := b.Resting(pd.addr)
 	switch {
 	case held && holder.Handle == pd.who.Handle:
 		return
 	case held && holder.Handle != p.self.Handle:
 		out.taken[pd] = holder
 		return
-	case held:
-		_ = b.Reassign(pd.addr, pd.who) // it is held
+	case held || rests:
+		_ = b.Reassign(pd.addr, pd.who) // it is not free
 	default:
 		_ = b.Assign(pd.addr, pd.who) // it is free and in the block
 	}
@@ -88,7 +93,7 @@ func (p planner) assert(b *alloc.Block, pd *pod, out *outcome) {
 func (p planner) release(b *alloc.Block, rel *release) {
 	holder, held := b.Holder(rel.addr)
 	if held && (holder.Handle == rel.handle || holder.Handle == p.self.Handle) {
-		_, _, _ = b.Release([]alloc.Release{{Addr: rel.addr}}) // it is in the block
+		_, _, _ = b.Release([]alloc.Release{{Addr: rel.addr, Unused: rel.handle == p.self.Handle}}) // it is in the block
 	}
 }
 

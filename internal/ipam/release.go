@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/cidr"
@@ -25,6 +26,10 @@ type Released struct {
 // go on.
 func (c *Client) ReleaseIPs(ctx context.Context, list []alloc.Release) (Released, error) {
 	var done Released
+	conf, err := c.GetConfig(ctx)
+	if err != nil {
+		return done, err
+	}
 	byBlock := map[netip.Prefix][]alloc.Release{}
 	for _, r := range list {
 		if !r.Addr.IsValid() {
@@ -42,7 +47,7 @@ func (c *Client) ReleaseIPs(ctx context.Context, list []alloc.Release) (Released
 	}
 	var errs []error
 	for _, p := range slices.SortedFunc(maps.Keys(byBlock), cidr.Compare) {
-		if err := c.releaseFrom(ctx, p, byBlock[p], &done); err != nil {
+		if err := c.releaseFrom(ctx, p, byBlock[p], conf.Cooldown(), &done); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -50,12 +55,13 @@ func (c *Client) ReleaseIPs(ctx context.Context, list []alloc.Release) (Released
 }
 
 // releaseFrom frees addresses of one block and counts their handles down.
-func (c *Client) releaseFrom(ctx context.Context, p netip.Prefix, list []alloc.Release, done *Released) error {
+func (c *Client) releaseFrom(ctx context.Context, p netip.Prefix, list []alloc.Release, rest time.Duration, done *Released) error {
 	var freed, left map[string]int
 	var after emptied
 	var free []netip.Addr
 	err := c.editBlock(ctx, p, func(b *alloc.Block) (bool, error) {
 		var err error
+		b.Cool(time.Now(), rest)
 		if freed, free, err = b.Release(list); err != nil {
 			return false, err
 		}
@@ -97,6 +103,10 @@ func (c *Client) releaseFrom(ctx context.Context, p netip.Prefix, list []alloc.R
 // an assignment to the handle whose write is still under way then fails,
 // instead of landing without a handle.
 func (c *Client) ReleaseByHandle(ctx context.Context, handle string) error {
+	conf, err := c.GetConfig(ctx)
+	if err != nil {
+		return err
+	}
 	known := false
 	return again(ctx, func() error {
 		e, err := c.Store.Get(ctx, handleKey(handle))
@@ -115,6 +125,7 @@ func (c *Client) ReleaseByHandle(ctx context.Context, handle string) error {
 		for _, p := range slices.SortedFunc(maps.Keys(h.Blocks), cidr.Compare) {
 			var after emptied
 			err := c.editBlock(ctx, p, func(b *alloc.Block) (bool, error) {
+				b.Cool(time.Now(), conf.Cooldown())
 				b.ReleaseHandle(handle)
 				after.note(b)
 				return true, nil
