@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -103,6 +104,7 @@ type Agent struct {
 	speaker    *bgp.Speaker
 	reserve    *ipam.Reserve
 	journal    *journal.Journal
+	seat       *net.UnixListener // nil where it could not be had
 	loop       *reconcile.Loop
 	resources  *resources
 	undertaker *undertaker
@@ -128,8 +130,22 @@ type Agent struct {
 }
 
 // New opens what an agent stands on: its directories, journal and kernel. It
-// fails rather than start half.
+// fails rather than start half, and where another agent works.
 func New(cfg Config) (*Agent, error) {
+	seat, err := takeSeat(cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	a, err := open(cfg)
+	if err != nil {
+		leaveSeat(seat)
+		return nil, err
+	}
+	a.seat = seat
+	return a, nil
+}
+
+func open(cfg Config) (*Agent, error) {
 	if err := errors.Join(os.MkdirAll(cfg.RunDir, 0o700), os.MkdirAll(cfg.StateDir, 0o700)); err != nil {
 		return nil, fault.New(fault.Internal, "make the agent's directories: %w", err)
 	}
@@ -225,6 +241,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.log.Info("agent started", "node", a.cfg.Node, "instance", a.id.Instance, "boot", a.id.BootID)
 	err := group.Wait()
+	defer leaveSeat(a.seat)
 	return errors.Join(err, a.journal.Close(), a.kernel.Close(), a.filter.nft.Close())
 }
 

@@ -28,7 +28,36 @@ func (a *Agent) openJournal() error {
 	if condition != journal.Whole {
 		a.log.Info("journal read", "condition", condition)
 	}
-	return a.adoptLinks()
+	seen, err := a.kernel.Observe(context.Background())
+	if err != nil {
+		return err
+	}
+	if condition == journal.Torn || condition == journal.Salvaged {
+		if err := a.dropStale(seen); err != nil {
+			return err
+		}
+	}
+	return a.adoptLinks(seen)
+}
+
+// dropStale gives up the records of pods whose host end is gone, after the
+// journal lost records: the lost one may have been the pod's end.
+func (a *Agent) dropStale(seen host.State) error {
+	aliases := map[string]bool{}
+	for _, link := range seen.Links {
+		aliases[link.Alias] = true
+	}
+	for _, att := range a.journal.List() {
+		if _, there := seen.Links[att.Endpoint.HostIf]; there || aliases[att.ID().String()] || att.State == journal.Detached {
+			continue
+		}
+		a.log.Warn("pod given up: the journal was damaged and its host end is gone", "id", att.ID(), "address", att.Endpoint.Addr)
+		att.State = journal.Detached
+		if err := a.journal.Put(att); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // recall makes what the node knew before it started true again in the feed:
@@ -61,11 +90,7 @@ func (a *Agent) heldAttributes(att journal.Attachment) map[string]string {
 
 // adoptLinks rebuilds missing records from cali links, whose alias holds the
 // endpoint's identity, and their routes and neighbours.
-func (a *Agent) adoptLinks() error {
-	seen, err := a.kernel.Observe(context.Background())
-	if err != nil {
-		return err
-	}
+func (a *Agent) adoptLinks(seen host.State) error {
 	for _, name := range sortedKeys(seen.Links) {
 		link := seen.Links[name]
 		if !strings.HasPrefix(name, a.cfg.Settings.InterfacePrefix) || link.Alias == "" {

@@ -3,6 +3,7 @@
 package away
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,7 +79,7 @@ func (w *world) secondAgentRefused() {
 	w.t.Helper()
 	before := w.session(master)
 	out, code := w.program(master)
-	if code == 0 || strings.Count(out, "error:") != 1 || !strings.Contains(out, "journal") {
+	if code == 0 || strings.Count(out, "error:") != 1 || !strings.Contains(out, fmt.Sprintf("process %d,", w.agentPID(master))) {
 		w.t.Errorf("second agent: exit %d\n%s", code, out)
 	}
 	w.t.Logf("second agent: exit %d: %s", code, out)
