@@ -113,6 +113,7 @@ func (h *Handle) createPair(ctx context.Context, a Attachment) (ends, error) {
 	b.str(unix.IFLA_IFNAME, want.Name)
 	b.mac(unix.IFLA_ADDRESS, want.MAC)
 	b.u32(unix.IFLA_MTU, uint32(want.MTU))
+	b.u32(unix.IFLA_GROUP, newGroup)
 	b.u32(unix.IFLA_TXQLEN, 0) // nothing queues on a veth; as Calico's, which print no qlen
 	b.nest(unix.IFLA_LINKINFO, func() {
 		b.str(unix.IFLA_INFO_KIND, want.Kind)
@@ -163,6 +164,7 @@ func (h *Handle) dressHost(ctx context.Context, want core.EndpointState, seen ho
 		return err
 	}
 	b.add(unix.RTM_SETLINK, 0, "set link "+dev+" up", ifinfo(index, unix.IFF_UP, unix.IFF_UP))
+	b.u32(unix.IFLA_GROUP, 0)
 	b.neigh("set "+NeighKey(want.Neigh.Key()), want.Neigh, index)
 	return errors.Join(h.send(ctx, &b)...)
 }

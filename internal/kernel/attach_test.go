@@ -290,6 +290,20 @@ func TestAttachAfterDetachInTheSameNamespace(t *testing.T) {
 	}
 }
 
+// A link of the host end's name that somebody else made has no alias, as our
+// own has none before it is dressed.
+func TestDetachLeavesAForeignLink(t *testing.T) {
+	n, pod := newNode(t), nstest.New(t)
+	n.IP("link add cali1dadcdd5b31 type veth peer name eth0 netns " + pod.Path())
+	before := n.IP("-o link show") + pod.IP("-o link show")
+	if err := n.kernel.Detach(t.Context(), attachment(article(), pod).Want); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, n.IP("-o link show")+pod.IP("-o link show")); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
 func TestDetachLeavesAnotherEndpointsLink(t *testing.T) {
 	n, pod := newNode(t), nstest.New(t)
 	a := attachment(article(), pod)

@@ -22,10 +22,14 @@ const gonePrefix = "gone"
 // also by the next agent.
 const goneGroup = 0x0c1ca7
 
+// newGroup is the link group of host ends from their making until they have
+// their alias: a link without one is ours by it.
+const newGroup = goneGroup + 1
+
 // Detach makes an endpoint unreachable: its route goes, its host end goes down
 // and is renamed, so that its name is free at once. The pair itself is
-// destroyed by DestroyDetached. A link of that name with another endpoint's
-// alias is left alone. To find nothing is no error. Of want only the link's
+// destroyed by DestroyDetached. A link of that name that is not the
+// endpoint's, by its alias, is left alone. To find nothing is no error. Of want only the link's
 // name and alias and the route matter; the zero route means there is none.
 func (h *Handle) Detach(ctx context.Context, want core.EndpointState) error {
 	l, err := h.link(ctx, want.Link.Name)
@@ -35,7 +39,7 @@ func (h *Handle) Detach(ctx context.Context, want core.EndpointState) error {
 	if err != nil {
 		return err
 	}
-	if l.Alias != "" && l.Alias != want.Link.Alias {
+	if l.Alias != want.Link.Alias && (l.Alias != "" || l.group != newGroup) {
 		return nil
 	}
 	var b batch

@@ -128,11 +128,11 @@ func (w *world) invocation(verb, container string) (argv, env []string, stdin st
 	return argv, env, fmt.Sprintf(`{"cniVersion":"1.1.0","name":%q,"type":"ocicat-cni","socket":%q}`, network, filepath.Join(w.run, "cni.sock"))
 }
 
-// call has the plugin do a verb.
-func (w *world) call(verb, container string) answer {
+// call has the plugin do a verb; of a variable given here the last value counts.
+func (w *world) call(verb, container string, variables ...string) answer {
 	argv, env, stdin := w.invocation(verb, container)
 	cmd := exec.Command(argv[0])
-	cmd.Env, cmd.Stdin = env, strings.NewReader(stdin)
+	cmd.Env, cmd.Stdin = append(env, variables...), strings.NewReader(stdin)
 	out, err := cmd.Output()
 	if cmd.ProcessState == nil {
 		w.t.Fatalf("%s: %v", verb, err)

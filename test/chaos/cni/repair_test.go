@@ -83,7 +83,7 @@ func TestAgentKilledRepairing(t *testing.T) {
 	whole := w.kernelState()
 	flow := w.ping("a", b.Address.Addr().String())
 	points := 0
-	for round := range chaos.Scale(2, 30) {
+	for round := range chaos.Scale(1, 30) {
 		for at := 1; ; at++ {
 			p := attach(t, w.agentPID(), at, netlinkSend)
 			w.damage(hostIf, addr, round)
