@@ -34,7 +34,7 @@ type IPAMConfigurationSpec struct {
 	// that guards against runaways. More than 0 needs StrictAffinity.
 	MaxBlocksPerHost int `json:"maxBlocksPerHost,omitempty"`
 	// IPCooldownSeconds is how long a released address rests before it is
-	// given again. Not supported yet.
+	// given again; 0 is not at all.
 	IPCooldownSeconds int `json:"ipCooldownSeconds,omitempty"`
 	// KubeVirtVMAddressPersistence is Enabled or Disabled: whether a virtual
 	// machine keeps its address from one pod to the next. Not supported yet.
@@ -78,9 +78,6 @@ func (c *IPAMConfiguration) Validate() []meta.Finding {
 	}
 	if s.IPCooldownSeconds < 0 {
 		found = append(found, meta.Finding{Path: "spec.ipCooldownSeconds", Value: strconv.Itoa(s.IPCooldownSeconds), Want: "0 or more"})
-	}
-	if s.IPCooldownSeconds > 0 {
-		found = append(found, unsupported("spec.ipCooldownSeconds", strconv.Itoa(s.IPCooldownSeconds), "0", withIPAM))
 	}
 	found = append(found, checkEnum("spec.kubeVirtVMAddressPersistence", s.KubeVirtVMAddressPersistence, "Enabled", "Disabled")...)
 	if s.KubeVirtVMAddressPersistence == "Enabled" {

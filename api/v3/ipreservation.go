@@ -4,7 +4,6 @@ package v3
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/ocicat-net/ocicat/api/meta"
 )
@@ -24,8 +23,8 @@ type IPReservation struct {
 // IPReservationSpec lists what an IPReservation reserves.
 type IPReservationSpec struct {
 	// ReservedCIDRs are ranges that are not assigned unless asked for by
-	// address. A single address is written with /32 or /128. They are kept, and
-	// have no effect yet.
+	// address. A single address is written with /32 or /128. Pods that have one
+	// already keep it.
 	ReservedCIDRs []string `json:"reservedCIDRs,omitempty"`
 }
 
@@ -47,9 +46,6 @@ func (r *IPReservation) Validate() []meta.Finding {
 	for i, cidr := range r.Spec.ReservedCIDRs {
 		_, wrong := checkPrefix(fmt.Sprintf("spec.reservedCIDRs[%d]", i), cidr)
 		found = append(found, wrong...)
-	}
-	if len(r.Spec.ReservedCIDRs) > 0 {
-		found = append(found, notice("spec.reservedCIDRs", strings.Join(r.Spec.ReservedCIDRs, ", "), "pods may still be given these addresses", withIPAM))
 	}
 	return found
 }

@@ -144,5 +144,4 @@ func notice(path, value, instead, hint string) meta.Finding {
 const (
 	withBGP   = "It comes with the BGP issue (reflection, policy, selectors)."
 	withEncap = "It comes with the encapsulation issue; plain BGP needs all nodes on one layer-2 network."
-	withIPAM  = "It comes with the node issue (reservations, cooldown, reclaim)."
 )

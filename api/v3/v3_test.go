@@ -81,7 +81,7 @@ func TestFindings(t *testing.T) {
 		{"IPAM without blocks", &IPAMConfiguration{Metadata: named("default"), Spec: IPAMConfigurationSpec{AutoAllocateBlocks: no()}}, "0 spec.autoAllocateBlocks: \"false\": want true, as spec.strictAffinity is false\n"},
 		{"IPAM limit", &IPAMConfiguration{Metadata: named("default"), Spec: IPAMConfigurationSpec{MaxBlocksPerHost: 1}}, "0 spec.maxBlocksPerHost: \"1\": want 0, as spec.strictAffinity is false\n"},
 		{"IPAM limit, strict", &IPAMConfiguration{Metadata: named("default"), Spec: IPAMConfigurationSpec{MaxBlocksPerHost: 1, StrictAffinity: true}}, ""},
-		{"IPAM cooldown", &IPAMConfiguration{Metadata: named("default"), Spec: IPAMConfigurationSpec{IPCooldownSeconds: 300}}, "1 spec.ipCooldownSeconds: \"300\": not supported yet: want 0\n"},
+		{"IPAM cooldown", &IPAMConfiguration{Metadata: named("default"), Spec: IPAMConfigurationSpec{IPCooldownSeconds: 300}}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.object.SetDefaults()

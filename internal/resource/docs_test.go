@@ -57,7 +57,6 @@ The recordings of Calico's own validation are part of our tests. What differs:
 | BGPPeer | asNumber may be above 2147483647, or written as 1.10 | both refused | RFC 6793 numbers have 32 bits, and BGPConfiguration takes both |
 | BGPPeer, BGPConfiguration, Node | AS numbers 0, 23456, 65535 and 4294967295 are refused | accepted | RFC 7607, 6793 and 7300 reserve them |
 | Node | two nodes with one BGP address are refused | found at the start of the second | a mistake should show where it is made |
-| IPAMConfiguration | ipCooldownSeconds is refused as not supported yet | accepted | it comes with the node issue |
 `
 
 // docs holds the types of the api packages as their source describes them.
