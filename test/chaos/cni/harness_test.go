@@ -92,6 +92,8 @@ func (w *world) restart() {
 	if out, code := w.Ocicat("lab", "restart", node); code != 0 {
 		w.t.Fatalf("start agent: exit %d: %s", code, out)
 	}
+	// It is ready a moment before its door for plugins is open.
+	nstest.Eventually(w.t, 5*time.Second, func() bool { return w.call("STATUS", "x").code == 0 }, "agent serves")
 }
 
 // answer is what the plugin printed and its exit code.
