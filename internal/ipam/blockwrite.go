@@ -92,6 +92,7 @@ func (r *Reserve) plan(b *alloc.Block, bt *batch, p planner) outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p.self, p.busy, p.resting = r.own(), r.busy, r.rests
+	p.inPod = func(addr netip.Addr) bool { return r.pods[addr] != nil }
 	out := p.apply(b, bt)
 	for w, addr := range out.given {
 		r.pods[addr] = &pod{addr: addr, who: w.who, pending: true}

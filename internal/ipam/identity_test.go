@@ -212,7 +212,7 @@ func TestRestoredDatastore(t *testing.T) {
 			t.Errorf("before everything is asserted: %v", err)
 		}
 		a.store.Heal()
-		time.Sleep(time.Minute)
+		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		for i, addr := range append([]netip.Addr{first}, pods[:5]...) {
 			if got := s.holder(addr); !strings.Contains(got, "first") && !strings.Contains(got, "later") {

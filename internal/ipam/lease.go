@@ -87,7 +87,7 @@ func (r *Reserve) beat(ctx context.Context) {
 			if failing {
 				r.log.Info("heartbeat recovered")
 			}
-			failing = false
+			failing, foreign = false, standstill{}
 		case ctx.Err() != nil:
 			return
 		default:
@@ -96,7 +96,7 @@ func (r *Reserve) beat(ctx context.Context) {
 			}
 			failing = true
 			wait = min(beatRetry, r.cfg.Times.Beat)
-			if errors.Is(err, errForeign) {
+			if errors.Is(err, errForeign) || errors.Is(err, errSettling) {
 				wait = min(watching, r.cfg.Times.Takeover/4)
 			}
 			if r.allowed() != nil {
@@ -114,7 +114,10 @@ func (r *Reserve) beat(ctx context.Context) {
 // errForeign is in the chain of a heartbeat that found another instance's.
 var errForeign = errors.New("the heartbeat is another instance's")
 
-// standstill watches a heartbeat that is not ours.
+// errSettling is in the chain of a heartbeat that waits for the other nodes.
+var errSettling = errors.New("wait until every node has asserted its addresses")
+
+// standstill watches a heartbeat that is not what it should be.
 type standstill struct {
 	rev   store.Revision
 	since time.Time
@@ -158,6 +161,10 @@ func (r *Reserve) heartbeat(ctx context.Context, foreign *standstill) error {
 	}
 	return fault.New(fault.Unavailable, "heartbeat of %s: late writes of its own keep coming first", r.cfg.Node)
 }
+
+// settling is how long a node gives no address after it found that the
+// datastore is not as it left it.
+func (r *Reserve) settling() time.Duration { return r.cfg.Times.Beat + r.cfg.Times.Beat/4 }
 
 func successor(h Heartbeat) Heartbeat {
 	h.Counter++
@@ -222,6 +229,11 @@ func (r *Reserve) findHeartbeat(ctx context.Context, foreign *standstill, expect
 		}
 		if err := r.reassert(ctx); err != nil {
 			return lease{}, fault.New(fault.KindOf(err), "assert addresses of %s anew: %w", r.cfg.Node, err)
+		}
+		// In a restored datastore the blocks of other nodes look free until
+		// they have found out too, which each does at its next heartbeat.
+		if mine && !foreign.still(e.Revision, r.settling()) {
+			return lease{}, fmt.Errorf("%w: %w", r.allowed(), errSettling)
 		}
 	}
 	r.mu.Lock()

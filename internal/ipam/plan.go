@@ -39,6 +39,7 @@ type planner struct {
 	busy    func(netip.Addr) bool // addresses of pods and of releases under way
 	resting func(netip.Addr) bool // addresses that another boot may still be giving
 	skip    func(netip.Addr) bool // addresses only given when asked for; nil is none
+	inPod   func(netip.Addr) bool // addresses of pods, also where a restored block calls them free
 	now     time.Time             // for
 	rest    time.Duration         // how long released addresses rest
 	fill    int                   // how many more to hold ready
@@ -61,7 +62,7 @@ func (p planner) apply(b *alloc.Block, bt *batch) outcome {
 	out.held = p.held(b, out)
 	quarter := cidr.Size(b.CIDR) / 4
 	if n := min(p.fill, quarter-len(out.held)); n > 0 {
-		if more := b.AssignNext(n, p.self, p.skip); len(more) > 0 {
+		if more := b.AssignNext(n, p.self, p.avoid); len(more) > 0 {
 			out.held = append(out.held, more...)
 			out.change = true
 		}
@@ -107,7 +108,7 @@ func (p planner) serve(b *alloc.Block, w *waiter, out *outcome) {
 		}
 	}
 	if !w.claim.Want.IsValid() {
-		if next := b.AssignNext(1, w.who, p.skip); len(next) == 1 {
+		if next := b.AssignNext(1, w.who, p.avoid); len(next) == 1 {
 			out.given[w] = next[0]
 			out.written = append(out.written, w.who)
 			out.change = true
@@ -115,9 +116,13 @@ func (p planner) serve(b *alloc.Block, w *waiter, out *outcome) {
 		return
 	}
 	err := error(nil)
-	if holder, held := b.Holder(w.claim.Want); held && holder.Handle == p.self.Handle && !p.busy(w.claim.Want) && !p.resting(w.claim.Want) {
+	holder, held := b.Holder(w.claim.Want)
+	switch {
+	case held && holder.Handle == p.self.Handle && !p.busy(w.claim.Want) && !p.resting(w.claim.Want):
 		err = b.Reassign(w.claim.Want, w.who)
-	} else {
+	case !held && p.inPod(w.claim.Want):
+		err = fault.New(fault.Conflict, "address %s is another pod's of this node", w.claim.Want)
+	default:
 		err = b.Assign(w.claim.Want, w.who)
 	}
 	if err != nil {
@@ -127,6 +132,11 @@ func (p planner) serve(b *alloc.Block, w *waiter, out *outcome) {
 	out.given[w] = w.claim.Want
 	out.written = append(out.written, w.who)
 	out.change = true
+}
+
+// avoid reports whether an address is not given unasked.
+func (p planner) avoid(addr netip.Addr) bool {
+	return p.inPod(addr) || p.skip != nil && p.skip(addr)
 }
 
 // held lists the addresses b holds ready, oldest first.

@@ -214,6 +214,8 @@ func (r *Reserve) sight(blocks []*alloc.Block) {
 			who, _ := b.Holder(addr)
 			switch {
 			case r.busy(addr):
+			case who.Handle != r.handle && r.hasPod(who.Handle):
+				// the container lives: all that is its stays until its DEL
 			case who.Handle != r.handle:
 				s := stray{addr, who.Handle}
 				strays[s] = firstSeen(r.strays[s])
@@ -286,6 +288,16 @@ func (r *Reserve) requeue(held []netip.Addr, of func(netip.Addr) bool) {
 			r.queue = append(r.queue, addr)
 		}
 	}
+}
+
+// hasPod reports whether a pod holds an address under handle; r.mu is held.
+func (r *Reserve) hasPod(handle string) bool {
+	for _, p := range r.pods {
+		if p.who.Handle == handle {
+			return true
+		}
+	}
+	return false
 }
 
 // busy reports whether an address is a pod's or on its way back; r.mu is

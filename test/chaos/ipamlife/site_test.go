@@ -132,10 +132,11 @@ func (m *machine) add(pod string) (netip.Addr, error) {
 	m.pods[pod] = addr
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
-	if other, taken := m.s.owners[addr]; taken && other != pod {
-		m.s.twice = append(m.s.twice, fmt.Sprintf("%s of %s to %s", addr, other, pod))
+	who := pod + " on " + m.cfg.Node
+	if other, taken := m.s.owners[addr]; taken && other != who {
+		m.s.twice = append(m.s.twice, fmt.Sprintf("%s of %s to %s after %s", addr, other, who, time.Since(m.s.start).Round(time.Second)))
 	}
-	m.s.owners[addr] = pod
+	m.s.owners[addr] = who
 	return addr, nil
 }
 
@@ -156,7 +157,7 @@ func (m *machine) die() {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
 	for pod, addr := range m.pods {
-		if m.s.owners[addr] == pod {
+		if m.s.owners[addr] == pod+" on "+m.cfg.Node {
 			delete(m.s.owners, addr)
 		}
 	}
