@@ -158,6 +158,7 @@ func open(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, id: id, started: time.Now(), verified: make(chan struct{}), known: make(chan struct{})}
 	a.measure()
+	cfg.Store = a.store
 	a.feed = feed.New(cfg.Node, cfg.Settings, a.factsChanged)
 	if a.kernel, err = kernel.Open(); err != nil {
 		return nil, err
