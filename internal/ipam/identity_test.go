@@ -208,8 +208,8 @@ func TestRestoredDatastore(t *testing.T) {
 		refusing := storetest.Rule{Op: storetest.OpPut, Match: func(k store.Key) bool { return k.Kind == store.Block }, Effect: storetest.Refuse}
 		a.store.Inject(refusing)
 		time.Sleep(DefaultTimes().Beat + time.Second)
-		if _, err := a.Take(t.Context(), Claim{Handle: "doubtful"}); !fault.Is(err, fault.Unavailable) {
-			t.Errorf("before everything is asserted: %v", err)
+		if _, err := a.Take(t.Context(), Claim{Handle: "doubtful"}); !fault.Is(err, fault.Unavailable) || !hasProblem(a, problem.StoreRolledBack) {
+			t.Errorf("before everything is asserted: %v, %+v", err, a.State())
 		}
 		a.store.Heal()
 		time.Sleep(2 * time.Minute)

@@ -255,14 +255,16 @@ func (r *Reserve) getHeartbeat(ctx context.Context) (e store.Entry, missing bool
 // suspend stops giving addresses: the heartbeat is not what this instance
 // wrote last.
 func (r *Reserve) suspend(stored Heartbeat, missing bool) {
-	what := fmt.Sprintf("instance %s, boot %s, count %d", stored.InstanceUID, stored.BootID, stored.Counter)
+	code, what := problem.IdentityConflict, fmt.Sprintf("instance %s, boot %s, count %d", stored.InstanceUID, stored.BootID, stored.Counter)
 	switch {
 	case missing:
-		what = "it is gone"
+		code, what = problem.StoreRolledBack, "there is none"
 	case stored.FencedBy != "":
-		what = "what the node holds is being reclaimed by " + stored.FencedBy
+		code, what = problem.StoreRolledBack, "what the node holds is being reclaimed by "+stored.FencedBy
+	case stored.InstanceUID == r.cfg.InstanceUID && stored.BootID == r.cfg.BootID:
+		code, what = problem.StoreRolledBack, fmt.Sprintf("an older one is, count %d", stored.Counter)
 	}
-	found := problem.New(problem.IdentityConflict, r.cfg.Node, r.cfg.Node, what)
+	found := problem.New(code, r.cfg.Node, r.cfg.Node, what)
 	r.mu.Lock()
 	again := r.problems["heartbeat"] == found
 	r.lease.valid = false

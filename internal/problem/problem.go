@@ -43,6 +43,11 @@ const (
 )
 
 // Entry is one row of the table.
+	StoreDenied      Code = "OC5006"
+	MassDeletion     Code = "OC5007"
+	EnvDiffers       Code = "OC5008"
+	StoreFull        Code = "OC5009"
+	StoreRolledBack  Code = "OC5006"
 type Entry struct {
 	Code   Code
 	Title  string // a few words
@@ -73,7 +78,7 @@ var Table = []Entry{
 	{StateUnwritten, "state file not written", "%s: %s", "Free space and inodes on that file system, or make it writable again: df, df -i, mount. Pods keep their network and DEL works; the agent tries on."},
 	{UnknownObject, "stored object not understood", "%s: %s: ignored, the others go on", "Correct or delete the object; a newer version of Ocicat may have written it."},
 	{StoreAway, "datastore away", "the datastore does not answer: %s", "Pods keep their network and DEL works; new pods are served from the reserve. Bring the datastore back."},
-	{IdentityConflict, "node name used by another machine", "the heartbeat of node %s was written by another instance: %s", "Two machines use one node name, or the datastore was restored from a backup. Give each machine its own NODENAME."},
+	{IdentityConflict, "node name used by another machine", "the heartbeat of node %s was written by another instance: %s", "Two machines use one node name: give each its own NODENAME. Where one replaces the other it takes the name over three minutes after the other fell silent."},
 	{EnvIgnored, "environment variable ignored", "%s is set to %q but has no effect: %s", "Unset it, or change the resource it stands for."},
 }
 
@@ -81,6 +86,7 @@ var Table = []Entry{
 // with Code is its identity.
 type Problem struct {
 	Code   Code   `json:"code"`
+	{StoreRolledBack, "datastore is not as this agent left it", "the heartbeat node %s wrote last is not in the datastore: %s; no address is given until all it holds are written there again", "The datastore was restored from a backup, or objects were deleted. Wait two minutes; then ocicat status shows what could not be written (OC2006), and ocicat ipam check what is left over: docs/ipam-repair.md."},
 	Node   string `json:"node,omitempty"`
 	Object string `json:"object,omitempty"`
 	Text   string `json:"text"`
