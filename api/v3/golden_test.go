@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ocicat-net/ocicat/api/meta"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // scenario is a recording of what Calico accepts and refuses, step by step.
@@ -57,8 +58,11 @@ func wrong(findings []meta.Finding) []string {
 // TestPoolsAsCalico replays the recording: the same pools are refused, and
 // those accepted are stored with the same defaults. No step differs.
 func TestPoolsAsCalico(t *testing.T) {
+	record := chaos.Begin(t, "B17", "pools that overlap, with a changed CIDR or block size, or a CIDR that is none, at admission", "each refused that Calico refuses")
 	stored := map[string]*IPPool{}
-	for _, step := range readScenario(t, "e-pool-validation.json").Steps {
+	steps := readScenario(t, "e-pool-validation.json").Steps
+	record.Measuredf("%d creations and changes judged as recorded", len(steps))
+	for _, step := range steps {
 		pool := &IPPool{Metadata: meta.Object{Name: step.Args.Name}, Spec: step.Args.Spec}
 		pool.SetDefaults()
 		found := pool.Validate()
