@@ -118,10 +118,11 @@ func (a *Agent) endpointFor(id cluster.EndpointID, req cniwire.AddRequest) (clus
 // both would be named after the same pod, and have the same address, as that
 // belongs to the container. One that was just detached gives it back first.
 func (a *Agent) onlyInterface(ctx context.Context, ep cluster.Endpoint) error {
-	for _, other := range a.journal.List() {
+	for _, other := range a.journal.Find(func(att journal.Attachment) bool {
+		return att.ID().ContainerID == ep.ID.ContainerID && att.ID() != ep.ID
+	}) {
 		id := other.ID()
 		switch {
-		case id.ContainerID != ep.ID.ContainerID || id == ep.ID:
 		case other.State != journal.Detached:
 			return fault.Hint(fault.New(fault.Conflict, "attach %s: the container has interface %s of network %s already", ep.ID, id.IfName, other.Network),
 				"A pod has one interface of Ocicat: detach that one first, or leave this network out.")
@@ -135,10 +136,9 @@ func (a *Agent) onlyInterface(ctx context.Context, ep cluster.Endpoint) error {
 // displace detaches an older container of the same pod: a runtime may start
 // the next sandbox before it deletes the last.
 func (a *Agent) displace(ctx context.Context, ep cluster.Endpoint) error {
-	for _, old := range a.journal.List() {
-		if old.State == journal.Detached || old.Endpoint.HostIf != ep.HostIf || old.ID() == ep.ID {
-			continue
-		}
+	for _, old := range a.journal.Find(func(att journal.Attachment) bool {
+		return att.State != journal.Detached && att.Endpoint.HostIf == ep.HostIf && att.ID() != ep.ID
+	}) {
 		a.log.Info("pod has a new container, detaching the old one", "pod", podName(ep), "old", old.ID(), "new", ep.ID)
 		if err := a.detach(ctx, old); err != nil {
 			return err

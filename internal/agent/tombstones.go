@@ -13,9 +13,12 @@ import (
 // every ADD, at start, and whenever their directory changes. One burial runs
 // at a time: a stone another one has served must not fell a new pod.
 func (a *Agent) bury(ctx context.Context) {
+	dir := tombstone.Dir(a.cfg.RunDir)
+	if stones, err := tombstone.List(dir); err == nil && len(stones) == 0 {
+		return // as nearly always: nobody waits for anybody
+	}
 	a.burying.Lock()
 	defer a.burying.Unlock()
-	dir := tombstone.Dir(a.cfg.RunDir)
 	stones, err := tombstone.List(dir)
 	if err != nil {
 		a.log.Warn("tombstones not read", "dir", dir, "error", err)

@@ -132,10 +132,13 @@ func (u *undertaker) release(att journal.Attachment) {
 // await waits, a moment at most, until the journal holds no detached
 // attachment of id, and reports whether that is so.
 func (u *undertaker) await(ctx context.Context, id cluster.EndpointID) bool {
+	if !u.pending(id) { // nobody else detaches it: the caller has its lock
+		return true
+	}
 	ctx, cancel := context.WithTimeout(ctx, burialGrace)
 	defer cancel()
 	u.mu.Lock()
-	if att, ok := u.agent.journal.Get(id); !ok || att.State != journal.Detached {
+	if !u.pending(id) {
 		u.mu.Unlock()
 		return true
 	}
@@ -148,6 +151,12 @@ func (u *undertaker) await(ctx context.Context, id cluster.EndpointID) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// pending says whether the journal holds id as detached.
+func (u *undertaker) pending(id cluster.EndpointID) bool {
+	att, ok := u.agent.journal.Get(id)
+	return ok && att.State == journal.Detached
 }
 
 // sleep waits for d and reports whether ctx still lives.

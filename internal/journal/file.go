@@ -174,11 +174,7 @@ func checksum(body []byte) string {
 // append writes one record; unless spare is 0, only if as many bytes more
 // could be written behind it. After an error the file holds what it held
 // before.
-func (f *file) append(r record, spare int64) error {
-	line, err := r.encode()
-	if err != nil {
-		return err
-	}
+func (f *file) append(line []byte, spare int64) error {
 	if spare > 0 {
 		if err := f.reserve(int64(len(line)) + spare); err != nil {
 			return outOfSpace(err)

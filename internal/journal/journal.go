@@ -114,13 +114,17 @@ func (j *Journal) Put(a Attachment) error {
 	if err := a.check(); err != nil {
 		return err
 	}
+	line, err := record{Put: &a}.encode() // before the lock: others need not wait for it
+	if err != nil {
+		return fault.New(fault.KindOf(err), "write %s of %s to the journal: %w", a.State, a.ID(), err)
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var behind int64
 	if a.State == Intent {
 		behind = spare(len(j.state) + 1)
 	}
-	if err := j.file.append(record{Put: &a}, behind); err != nil {
+	if err := j.file.append(line, behind); err != nil {
 		return fault.New(fault.KindOf(err), "write %s of %s to the journal: %w", a.State, a.ID(), err)
 	}
 	j.state[a.ID()] = a
@@ -135,7 +139,11 @@ func (j *Journal) Forget(id cluster.EndpointID) error {
 	if _, ok := j.state[id]; !ok {
 		return nil
 	}
-	if err := j.file.append(record{Forget: &id}, 0); err != nil {
+	line, err := record{Forget: &id}.encode()
+	if err == nil {
+		err = j.file.append(line, 0)
+	}
+	if err != nil {
 		return fault.New(fault.KindOf(err), "forget %s in the journal: %w", id, err)
 	}
 	delete(j.state, id)
@@ -157,6 +165,20 @@ func (j *Journal) List() []Attachment {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return sorted(j.state)
+}
+
+// Find returns what match accepts, in no order. It is List for those who look
+// for a few among many.
+func (j *Journal) Find(match func(Attachment) bool) []Attachment {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var found []Attachment
+	for _, a := range j.state {
+		if match(a) {
+			found = append(found, a)
+		}
+	}
+	return found
 }
 
 // compact rewrites the file when most of it is history. That it cannot is no
