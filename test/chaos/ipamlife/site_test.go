@@ -195,3 +195,48 @@ func (s *site) count(kinds ...store.Kind) map[store.Kind]int {
 
 // ipamKinds are the objects of which nothing may leak.
 var ipamKinds = []store.Kind{store.Block, store.Affinity, store.Handle, store.Heartbeat}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// gated is a datastore that holds up its nth write once it is armed.
+type gated struct {
+	store.Store
+	after         int
+	reached, open chan struct{}
+
+	mu    sync.Mutex
+	armed bool
+	count int
+}
+
+func (g *gated) arm() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.armed = true
+}
+
+func (g *gated) wait(key store.Key) {
+	g.mu.Lock()
+	here := false
+	if g.armed && key.Kind != store.Election {
+		here = g.count == g.after
+		g.count++
+	}
+	g.mu.Unlock()
+	if here {
+		close(g.reached)
+		<-g.open
+	}
+}
+
+// Put writes, if it is not held up.
+func (g *gated) Put(ctx context.Context, key store.Key, value []byte, prev store.Revision) (store.Revision, error) {
+	g.wait(key)
+	return g.Store.Put(ctx, key, value, prev)
+}
+
+// Delete deletes, if it is not held up.
+func (g *gated) Delete(ctx context.Context, key store.Key, prev store.Revision) error {
+	g.wait(key)
+	return g.Store.Delete(ctx, key, prev)
+}
