@@ -28,7 +28,8 @@ var layers = [][]string{
 	{"internal/store/etcdpath", "internal/metrics"},
 	{"internal/store/mem", "internal/store/etcd", "internal/store/embed", "internal/store/storetest"},
 	{"internal/nstest"},
-	{"internal/resource", "internal/env"},
+	{"internal/resource", "internal/uplink"},
+	{"internal/env"},
 	{"internal/bgp/message"},
 	{"internal/bgp/session", "internal/bgp/table"},
 	{"internal/bgp"},
@@ -51,7 +52,7 @@ func isTesting(dir string) bool { return strings.HasPrefix(dir, "test/") }
 // module.
 var pure = []string{
 	"internal/fault", "internal/cidr", "internal/selector", "internal/names", "internal/host", "internal/speaker", "internal/problem",
-	"internal/cluster", "internal/alloc", "internal/convert", "internal/core", "internal/trace",
+	"internal/cluster", "internal/alloc", "internal/convert", "internal/core", "internal/trace", "internal/uplink",
 	"internal/bgp/message", "internal/bgp/table", "internal/store/etcdpath",
 }
 

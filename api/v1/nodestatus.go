@@ -33,6 +33,8 @@ type NodeReport struct {
 	AS uint32 `json:"as,omitempty"`
 	// Uplink is the interface that carries the address.
 	Uplink string `json:"uplink,omitempty"`
+	// AddressChoice says why the node has its address.
+	AddressChoice AddressChoice `json:"addressChoice,omitzero"`
 	// Store is empty while the datastore answers, else why it does not.
 	Store string `json:"store,omitempty"`
 	// Mode says how packets reach other nodes: BGP.
@@ -53,6 +55,30 @@ type NodeReport struct {
 	// AppliedEnvironment holds the variables of the pools the agent last
 	// started with: one is written to a pool again only if it changed.
 	AppliedEnvironment map[string]string `json:"appliedEnvironment,omitempty"`
+}
+
+// AddressChoice is how a node's address was chosen.
+type AddressChoice struct {
+	// Why is what decided, in a line.
+	Why string `json:"why,omitempty"`
+	// Candidates are the machine's addresses, the best first.
+	Candidates []AddressCandidate `json:"candidates,omitempty"`
+}
+
+// AddressCandidate is an address of the machine.
+type AddressCandidate struct {
+	// Address has the length of its network.
+	Address string `json:"address"`
+	// Device carries it.
+	Device string `json:"device"`
+	// Score orders the candidates; 0 for one left out.
+	Score int `json:"score"`
+	// LeftOut says that only an explicit setting can choose it.
+	LeftOut bool `json:"leftOut,omitempty"`
+	// Chosen says that it is the node's address.
+	Chosen bool `json:"chosen,omitempty"`
+	// Reason is what speaks for and against it.
+	Reason string `json:"reason"`
 }
 
 // AgentInfo says which program runs on a node.

@@ -26,6 +26,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/store/etcd"
+	"github.com/ocicat-net/ocicat/internal/uplink"
 )
 
 func main() {
@@ -137,11 +138,9 @@ func configure(o options) (agent.Config, error) {
 	log := newLog(o, e.LogLevel)
 	cfg := agent.Config{
 		Node: cluster.NodeName(e.Node), RunDir: o.runDir, StateDir: o.stateDir, Log: log,
-		Address: func(links map[string]host.Link, stored netip.Prefix) (netip.Prefix, error) {
-			return e.Address(links, stored, reach)
-		},
-		Times: ipam.TimesFor(o.lease),
-		AS:    e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Problems: problems,
+		Uplink: uplink.Policy{IP: e.IP, Method: e.Method, InterfacePrefix: e.InterfacePrefix, Reach: reach},
+		Times:  ipam.TimesFor(o.lease),
+		AS:     e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Problems: problems,
 		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: e.InterfacePrefix, PermGateway: o.permGateway, Reserve: ipam.DefaultReserve},
 	}
 	cfg.Metrics = e.Metrics
@@ -150,7 +149,7 @@ func configure(o options) (agent.Config, error) {
 			return cfg, err
 		}
 	}
-	cfg.Store, err = etcd.New(etcd.Config{Endpoints: e.EtcdEndpoints, Log: log})
+	cfg.Store, err = etcd.New(etcd.Config{Endpoints: e.EtcdEndpoints, Credentials: etcd.CredentialsFrom(os.Getenv), Log: log})
 	return cfg, err
 }
 

@@ -27,7 +27,6 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cniserver"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/feed"
-	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/journal"
 	"github.com/ocicat-net/ocicat/internal/kernel"
@@ -36,6 +35,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/reconcile"
 	"github.com/ocicat-net/ocicat/internal/store"
+	"github.com/ocicat-net/ocicat/internal/uplink"
 )
 
 // Sections of the loop.
@@ -64,9 +64,8 @@ type Config struct {
 	StateDir string // /var/lib/ocicat: instance, local copy of the datastore
 	Store    store.Store
 	Log      *slog.Logger
-	// Address chooses the node's address among its links; stored is the one
-	// its Node has, invalid for none. The zero prefix is no address.
-	Address func(links map[string]host.Link, stored netip.Prefix) (netip.Prefix, error)
+	// Uplink chooses the node's address.
+	Uplink uplink.Policy
 	// AS is the node's own AS number, nil for the cluster's.
 	AS *v3.ASNumber
 	// RouterID is the BGP identifier; zero for the node's address.
@@ -125,6 +124,7 @@ type Agent struct {
 	peerProblems atomic.Pointer[[]problem.Problem] // of the last speaker section
 	verify       sync.Once
 	verified     chan struct{} // closed after the first pass with full knowledge
+	uplink       chosen
 	know         sync.Once
 	known        chan struct{} // closed once this node and its pools are known
 }
@@ -156,7 +156,7 @@ func open(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, id: id, started: time.Now(), verified: make(chan struct{}), known: make(chan struct{})}
+	a := &Agent{cfg: cfg, log: cfg.Log, id: id, started: time.Now(), verified: make(chan struct{}), known: make(chan struct{}), uplink: newChosen()}
 	a.measure()
 	cfg.Store = a.store
 	a.feed = feed.New(cfg.Node, cfg.Settings, a.factsChanged)
@@ -271,7 +271,7 @@ func (a *Agent) factsChanged(part feed.Part) {
 	if a.reserve == nil {
 		return // still being made
 	}
-	if part&(feed.Resources|feed.Blocks|feed.Learned) != 0 {
+	if part&(feed.Resources|feed.Blocks|feed.Learned) != 0 || part&feed.Endpoints != 0 && a.last.Load().broken() {
 		a.loop.Mark(sectionKernel)
 	}
 	if part&(feed.Resources|feed.Blocks|feed.Host) != 0 {

@@ -16,6 +16,9 @@ import (
 // of our own writes does not.
 func (a *Agent) watchKernel(ctx context.Context) error {
 	return a.kernel.Monitor(ctx, func(ev kernel.Event) {
+		if a.tellsUplink(ev) {
+			a.uplinkChanged()
+		}
 		if a.telling(ev) {
 			a.hint.give()
 			a.loop.Mark(sectionKernel)
@@ -49,7 +52,7 @@ func (a *Agent) routeTells(last *converged, seen host.Route, deleted bool) bool 
 	}
 	want, wanted := last.want.Routes[seen.Key()]
 	if deleted {
-		return wanted || seen.Dst.Bits() == 0
+		return wanted || seen.Dst.Bits() == 0 || last.conflicts[seen.Key()]
 	}
 	return !wanted || !kernel.SameRoute(want, seen)
 }

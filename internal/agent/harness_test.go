@@ -22,6 +22,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/nstest"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/mem"
+	"github.com/ocicat-net/ocicat/internal/uplink"
 )
 
 // An agent works in the namespace of its process: the tests run in one of
@@ -73,9 +74,7 @@ func newNode(t *testing.T) *node {
 	ip(t, "route add default via 192.168.0.2 dev ens160 proto static metric 100")
 	return &node{t: t, cfg: agent.Config{
 		Node: "k8s-master-1", RunDir: t.TempDir(), StateDir: t.TempDir(), Store: mem.New(), Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Address: func(map[string]host.Link, netip.Prefix) (netip.Prefix, error) {
-			return netip.MustParsePrefix("192.168.0.11/24"), nil
-		},
+		Uplink: uplink.Policy{IP: uplink.IP{Fixed: netip.MustParsePrefix("192.168.0.11/24")}, InterfacePrefix: "cali"},
 		DefaultPools: func([]netip.Prefix) ([]*v3.IPPool, error) {
 			pool := &v3.IPPool{Type: meta.Type{APIVersion: v3.APIVersion, Kind: v3.KindIPPool}, Metadata: meta.Object{Name: "default-ipv4-ippool"}, Spec: v3.IPPoolSpec{CIDR: "172.16.0.0/16"}}
 			pool.SetDefaults()

@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -83,7 +84,7 @@ func (p *publisher) publish(ctx context.Context) error {
 // essenceOf is what of a report is published at once when it changes.
 func essenceOf(s *v1.NodeStatus) string {
 	r := s.Status
-	essence := v1.NodeReport{Ready: r.Ready, Address: r.Address, AS: r.AS, Blocks: r.Blocks, Problems: r.Problems, Agent: v1.AgentInfo{Started: r.Agent.Started}}
+	essence := v1.NodeReport{Ready: r.Ready, Address: r.Address, AddressChoice: r.AddressChoice, AS: r.AS, Blocks: r.Blocks, Problems: r.Problems, Agent: v1.AgentInfo{Started: r.Agent.Started}}
 	essence.Counts = v1.Counts{RoutesWanted: r.Counts.RoutesWanted, RoutesInstalled: r.Counts.RoutesInstalled, Pods: r.Counts.Pods}
 	for _, session := range r.Sessions {
 		essence.Sessions = append(essence.Sessions, v1.Session{Peer: session.Peer, State: session.State, Received: session.Received, Sent: session.Sent})
@@ -111,6 +112,7 @@ func (a *Agent) Report() *v1.NodeStatus {
 		r.Address = me.Address.String()
 	}
 	r.AS, r.Uplink, r.Mode, r.Mesh = uint32(a.localAS(snap)), snap.Host.Uplink, "BGP", snap.BGP.Mesh
+	r.AddressChoice = a.addressReport()
 	r.Ready = a.Ready() == nil
 	r.AppliedEnvironment = a.cfg.AppliedEnv
 	for _, b := range snap.Blocks {
@@ -138,6 +140,7 @@ func (a *Agent) problems() []problem.Problem {
 	list := slices.Clone(a.cfg.Problems)
 	list = append(list, a.resources.Problems()...)
 	list = append(list, a.speakerProblems()...)
+	list = append(list, a.uplinkProblems()...)
 	list = append(list, a.filter.Problems()...)
 	list = append(list, a.scrapes.Problems()...)
 	list = append(list, a.reserve.State().Problems...)
@@ -145,7 +148,7 @@ func (a *Agent) problems() []problem.Problem {
 		list = append(list, last.problems...)
 	}
 	if err := a.resources.Err(); err != nil {
-		list = append(list, problem.New(problem.StoreAway, "", err))
+		list = append(list, storeProblem(err))
 	}
 	return problem.Sort(list)
 }
@@ -218,4 +221,18 @@ func kernelRelease() string {
 		return ""
 	}
 	return unix.ByteSliceToString(u.Release[:])
+}
+
+// storeProblem is the problem behind an error of the datastore, with the
+// error's own remedy where it has one.
+func storeProblem(err error) problem.Problem {
+	code := problem.StoreAway
+	if errors.Is(err, store.ErrDenied) {
+		code = problem.StoreDenied
+	}
+	p := problem.New(code, "", err)
+	if hint := fault.HintOf(err); hint != "" {
+		p.Remedy = strings.ToUpper(hint[:1]) + hint[1:] + ". " + p.Remedy
+	}
+	return p
 }

@@ -25,21 +25,23 @@ const retryRegistration = 500 * time.Millisecond
 
 // register writes what the environment says into the datastore at start: the
 // node's own Node, and the default pools where no pool exists (Calico's
-// meaning of CALICO_IPV4POOL_CIDR). Then it is done.
+// meaning of CALICO_IPV4POOL_CIDR). From then on it keeps the Node's address
+// what this machine's is.
 func (a *Agent) register(ctx context.Context) error {
-	warned := false
+	work, warned := a.registerOnce, false
 	for ctx.Err() == nil {
-		err := a.registerOnce(ctx)
-		if err == nil {
-			break
-		}
-		if !warned && ctx.Err() == nil {
+		err := work(ctx)
+		switch {
+		case err == nil:
+			work, warned = a.writeNode, false
+			a.awaitUplink(ctx)
+			continue
+		case !warned && ctx.Err() == nil:
 			a.log.Warn("node not registered yet, trying again", "error", err)
 			warned = true
 		}
 		sleep(ctx, retryRegistration)
 	}
-	<-ctx.Done()
 	return nil
 }
 
@@ -131,25 +133,25 @@ func (a *Agent) ownNetworks(ctx context.Context) ([]netip.Prefix, error) {
 }
 
 // writeNode creates the node's Node, or brings its address and AS up to date;
-// what others wrote into it stays.
+// what others wrote into it stays. Without an address the Node stays as it is.
 func (a *Agent) writeNode(ctx context.Context) error {
-	links, err := a.kernel.Links(ctx)
-	if err != nil {
-		return err
-	}
 	node, entry, err := a.storedNode(ctx)
 	if err != nil {
 		return err
 	}
-	address, err := a.cfg.Address(links, node.IPv4())
+	choice, err := a.chooseAddress(ctx, node)
 	if err != nil {
 		return err
+	}
+	if choice.Err != nil && entry.Value == nil {
+		return choice.Err // the first Node of this machine needs an address
 	}
 	if node.Spec.BGP == nil {
 		node.Spec.BGP = &v3.NodeBGPSpec{}
 	}
-	if address.IsValid() {
-		node.Spec.BGP.IPv4Address = address.String()
+	if choice.Address.IsValid() {
+		node.Spec.BGP.IPv4Address = choice.Address.String()
+		markDetected(node, choice.Detected)
 	}
 	if a.cfg.AS != nil {
 		node.Spec.BGP.ASNumber = a.cfg.AS
@@ -161,7 +163,7 @@ func (a *Agent) writeNode(ctx context.Context) error {
 	if _, err := a.cfg.Store.Put(ctx, entry.Key, value, entry.Revision); err != nil {
 		return fmt.Errorf("write %s: %w", entry.Key, err)
 	}
-	a.log.Info("node registered", "node", a.cfg.Node, "address", node.Spec.BGP.IPv4Address)
+	a.log.Info("node registered", "node", a.cfg.Node, "address", node.Spec.BGP.IPv4Address, "why", choice.Why)
 	return nil
 }
 

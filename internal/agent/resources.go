@@ -98,6 +98,10 @@ func (r *resources) update(kind store.Kind, u store.Update) {
 		return
 	}
 	r.agent.feed.SetCluster(decided)
+	own := func(e store.Entry) bool { return e.Key.Name == string(r.agent.cfg.Node) }
+	if kind == store.Node && slices.ContainsFunc(u.Entries, own) {
+		r.agent.uplinkChanged() // somebody may have written it
+	}
 	r.wantCopy()
 	select {
 	case <-r.settled:

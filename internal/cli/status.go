@@ -47,6 +47,11 @@ func (g *globals) status(ctx context.Context) error {
 		return err
 	}
 	problems := countProblems(list)
+	if g.output == "wide" {
+		if err := g.printAddresses(g.stdout, list); err != nil {
+			return err
+		}
+	}
 	if g.output == "" || g.output == "wide" {
 		g.printProblems(g.stdout, list)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/names"
 	"github.com/ocicat-net/ocicat/internal/problem"
+	"github.com/ocicat-net/ocicat/internal/uplink"
 )
 
 // metricsPort is where Felix serves its metrics by default.
@@ -33,9 +34,9 @@ type Env struct {
 	// EtcdEndpoints are where the datastore is, as URLs; empty when not set.
 	EtcdEndpoints []string
 	// IP says where the node's address comes from.
-	IP IP
+	IP uplink.IP
 	// Method finds the address where IP says so.
-	Method Method
+	Method uplink.Method
 	// AS is the node's own AS number, nil for the cluster's.
 	AS *v3.ASNumber
 	// RouterID is the BGP identifier; the zero address for the node's address.

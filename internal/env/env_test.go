@@ -18,6 +18,7 @@ import (
 	v3 "github.com/ocicat-net/ocicat/api/v3"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/names"
+	"github.com/ocicat-net/ocicat/internal/uplink"
 )
 
 func environ(set map[string]string) []string {
@@ -123,15 +124,14 @@ func TestRefusedVariables(t *testing.T) {
 		"IP=192.168.0.300":                        `environment variable IP: "192.168.0.300": want an IPv4 address such as 192.168.0.11/24, autodetect or none`,
 		"IP=fd00::1":                              `environment variable IP: "fd00::1": want an IPv4 address such as 192.168.0.11/24, autodetect or none`,
 		"IP_AUTODETECTION_METHOD=interface=(":     `environment variable IP_AUTODETECTION_METHOD: "interface=(": want regular expressions joined by commas: error parsing regexp: missing closing ): ` + "`(`",
-		"IP_AUTODETECTION_METHOD=interfaces=eth0": `environment variable IP_AUTODETECTION_METHOD: "interfaces=eth0": want first-found, can-reach=, interface=, skip-interface= or cidr=`,
+		"IP_AUTODETECTION_METHOD=interfaces=eth0": `environment variable IP_AUTODETECTION_METHOD: "interfaces=eth0": want score, first-found, can-reach=, interface=, skip-interface= or cidr=`,
 		"AS=0":                                  `environment variable AS: "0": want an AS number that is not reserved`,
 		"AS=x":                                  `environment variable AS: "x": want a number from 1 to 4294967295`,
 		"CALICO_ROUTER_ID=::1":                  `environment variable CALICO_ROUTER_ID: "::1": want an IPv4 address, or hash`,
 		"CALICO_NETWORKING_BACKEND=vxlan":       `environment variable CALICO_NETWORKING_BACKEND: "vxlan": not supported yet: want bird`,
 		"DATASTORE_TYPE=kubernetes":             `environment variable DATASTORE_TYPE: "kubernetes": not supported yet: want etcdv3`,
 		"ETCD_ENDPOINTS=192.0.2.1:2379":         `environment variable ETCD_ENDPOINTS: "192.0.2.1:2379": want URLs joined by commas, as http://192.0.2.1:2379`,
-		"ETCD_ENDPOINTS=https://192.0.2.1:2379": `environment variable ETCD_ENDPOINTS: "https://192.0.2.1:2379": not supported yet: want http:// or unix://`,
-		"ETCD_PASSWORD=secret":                  `environment variable ETCD_PASSWORD: "…": not supported yet: want it left out`,
+		"ETCD_ENDPOINTS=ftp://192.0.2.1:2379":   `environment variable ETCD_ENDPOINTS: "ftp://192.0.2.1:2379": want https://, http:// or unix:// in front of "ftp://192.0.2.1:2379"`,
 		"FELIX_INTERFACEPREFIX=Cali":            `environment variable FELIX_INTERFACEPREFIX: "Cali": want one to four lower-case letters or digits, as cali`,
 		"NODENAME=a_b":                          `environment variable NODENAME: "a_b": want letters, digits, "-" and ".", beginning and ending with a letter or digit`,
 	} {
@@ -256,7 +256,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil || len(pools) > 1 {
 			t.Fatalf("%v, %v", pools, err)
 		}
-		if again, err := ParseMethod(e.Method.String()); err != nil || again.String() != e.Method.String() {
+		if again, err := uplink.ParseMethod(e.Method.String()); err != nil || again.String() != e.Method.String() {
 			t.Errorf("method %q is read back as %q, %v", e.Method, again, err)
 		}
 	})

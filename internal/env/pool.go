@@ -123,7 +123,3 @@ func (e *Env) checkPool(set map[string]string) error {
 	}
 	return join(errs)
 }
-
-func refusedTLS() error {
-	return fault.Hint(fault.New(fault.Unsupported, "not supported yet: want it left out"), "%s", laterTLS)
-}

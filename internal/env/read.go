@@ -14,11 +14,8 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 )
 
-// Pointers of refused values.
-const (
-	laterEncap = "Encapsulation comes with its own issue; plain BGP needs all nodes on one layer-2 network. Set it to Never."
-	laterTLS   = "etcd with TLS or passwords comes with the node issue; until then let the agent reach etcd over a private network or a unix socket."
-)
+// laterEncap is the pointer of refused encapsulations.
+const laterEncap = "Encapsulation comes with its own issue; plain BGP needs all nodes on one layer-2 network. Set it to Never."
 
 // readBool reads Calico's words for yes and no. Calico takes every other word
 // for yes; here it is an error.
@@ -89,10 +86,8 @@ func readEndpoints(e *Env, value string) error {
 		switch {
 		case !ok || rest == "":
 			return fault.New(fault.Invalid, "want URLs joined by commas, as http://192.0.2.1:2379")
-		case scheme == "https":
-			return fault.Hint(fault.New(fault.Unsupported, "not supported yet: want http:// or unix://"), "%s", laterTLS)
-		case scheme != "http" && scheme != "unix":
-			return fault.New(fault.Invalid, "want http:// or unix:// in front of %q", endpoint)
+		case scheme != "https" && scheme != "http" && scheme != "unix":
+			return fault.New(fault.Invalid, "want https://, http:// or unix:// in front of %q", endpoint)
 		}
 	}
 	return nil

@@ -28,7 +28,6 @@ const (
 	whyEncap  = "encapsulation comes with its own issue"
 	whyPolicy = "policy comes with its own issue: every packet is accepted"
 	whyOne    = "one program does all; its parts cannot be turned off"
-	whyTLS    = "refused, see ETCD_ENDPOINTS"
 )
 
 // Variables returns the table: first what is applied, in the order of a
@@ -42,10 +41,10 @@ func applied() []Variable {
 		{Name: "NODENAME", Meaning: "the node's name, in the letter case given", Default: "HOSTNAME", read: readNothing},
 		{Name: "HOSTNAME", Meaning: "the node's name where NODENAME is not set, in lower case", Default: "the machine's hostname", read: readNothing},
 		{Name: "DATASTORE_TYPE", Meaning: "the datastore: etcdv3; kubernetes comes with the Kubernetes issue", Default: "etcdv3", read: readDatastore},
-		{Name: "ETCD_ENDPOINTS", Meaning: "URLs of etcd joined by commas, http:// or unix://", read: readEndpoints},
+		{Name: "ETCD_ENDPOINTS", Meaning: "URLs of etcd joined by commas, https://, http:// or unix://", read: readEndpoints},
 		{Name: "CALICO_NETWORKING_BACKEND", Meaning: "how nodes learn of each other: bird, which is BGP", Default: "bird", read: readBackend},
 		{Name: "IP", Meaning: "the node's IPv4 address, with or without the length of its network; autodetect; or none", Default: "the Node's own, else autodetect", read: readIP},
-		{Name: "IP_AUTODETECTION_METHOD", Meaning: "how the address is found: first-found, can-reach=HOST, interface=REGEX,…, skip-interface=REGEX,…, cidr=CIDR,…", Default: "first-found", read: readMethod},
+		{Name: "IP_AUTODETECTION_METHOD", Meaning: "how the address is found: score, first-found, can-reach=HOST, interface=REGEX,…, skip-interface=REGEX,…, cidr=CIDR,…; see node-address.md", Default: "score", read: readMethod},
 		{Name: "AS", Meaning: "the node's AS number", Default: "the cluster's", read: readAS},
 		{Name: "CALICO_ROUTER_ID", Meaning: "the node's BGP identifier: an IPv4 address, or hash for one made of its name", Default: "the node's address", read: readRouterID},
 		{Name: "NO_DEFAULT_POOLS", Meaning: "create no pool at the first start", Default: "false", read: readFlag(func(e *Env) *bool { return &e.noDefaultPools })},
@@ -61,7 +60,12 @@ func applied() []Variable {
 		{Name: "FELIX_PROMETHEUSMETRICSHOST", Meaning: "address they are served at; 0.0.0.0 or :: for all of the node's", Default: "127.0.0.1", read: readMetricsHost},
 		{Name: "FELIX_PROMETHEUSMETRICSPORT", Meaning: "port they are served at", Default: "9091", read: readMetricsPort},
 		{Name: "FELIX_LOGSEVERITYSCREEN", Meaning: "the agent's log level: Debug, Info, Warning or Error", Default: "Info", read: readLogLevel},
-		refused("ETCD_CA_CERT_FILE"), refused("ETCD_CERT_FILE"), refused("ETCD_KEY_FILE"), refused("ETCD_USERNAME"), refused("ETCD_PASSWORD"),
+		{Name: "ETCD_CA_CERT_FILE", Meaning: "file with the authorities of etcd's certificate, PEM; see [datastore.md](datastore.md)", Default: "the machine's authorities", read: readNothing},
+		{Name: "ETCD_CERT_FILE", Meaning: "file with the certificate shown to etcd, PEM", read: readNothing},
+		{Name: "ETCD_KEY_FILE", Meaning: "file with its key, PEM", read: readNothing},
+		{Name: "ETCD_USERNAME", Meaning: "etcd's user", read: readNothing},
+		{Name: "ETCD_PASSWORD", Meaning: "the user's password; ETCD_PASSWORD_FILE keeps it out of the environment", read: readNothing, secret: true},
+		{Name: "ETCD_PASSWORD_FILE", Meaning: "file with the password, mode 0600 (not in Calico)", read: readNothing},
 	}
 }
 
@@ -71,7 +75,7 @@ func ignored() []Variable {
 		{Name: "CALICO_K8S_NODE_REF", Meaning: "the node's name in Kubernetes", Why: "it comes with the Kubernetes issue"},
 		{Name: "CLUSTER_TYPE", Meaning: "a note on how the cluster was made", Why: "nothing depends on it", fine: []string{"*"}},
 		{Name: "WAIT_FOR_DATASTORE", Meaning: "wait for the datastore at start", Why: "the agent always waits, and serves what it can meanwhile", fine: []string{"*"}},
-		{Name: "AUTODETECT_POLL_INTERVAL", Meaning: "how often the address is looked for again", Why: "a change of address at run time comes with the node issue"},
+		{Name: "AUTODETECT_POLL_INTERVAL", Meaning: "how often the address is looked for again", Why: "the kernel reports a change of address at once", fine: []string{"*"}},
 		{Name: "DISABLE_NODE_IP_CHECK", Meaning: "start although another node has this node's address", Why: "the agent starts and reports OC4003", fine: []string{"*"}},
 		{Name: "IP6", Meaning: "the node's IPv6 address", Why: whyIPv6, fine: []string{"none"}},
 		{Name: "IP6_AUTODETECTION_METHOD", Meaning: "how it is found", Why: whyIPv6},
@@ -111,13 +115,5 @@ func ignored() []Variable {
 		{Name: "FELIX_FELIXHOSTNAME", Meaning: "the node's name", Why: "NODENAME decides"},
 		{Name: "FELIX_TYPHAADDR", Meaning: "address of the datastore's fan-out proxy", Why: "there is none: agents watch the datastore"},
 		{Name: "FELIX_TYPHAK8SSERVICENAME", Meaning: "service of the datastore's fan-out proxy", Why: "there is none: agents watch the datastore", fine: []string{"none"}},
-	}
-}
-
-// refused is a row for a variable whose neglect would be unsafe.
-func refused(name string) Variable {
-	return Variable{
-		Name: name, Meaning: "TLS or passwords for etcd: refused until the node issue", secret: true,
-		read: func(*Env, string) error { return refusedTLS() },
 	}
 }

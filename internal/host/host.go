@@ -227,16 +227,17 @@ func (n Neigh) String() string {
 
 // Link is one network device with what we want or see of it.
 type Link struct {
-	Name  string         `json:"name"`
-	Index int            `json:"index,omitempty"` // observed only
-	Peer  int            `json:"peer,omitempty"`  // observed only: the other end's index in its own namespace
-	Kind  string         `json:"kind,omitempty"`  // veth, bridge, …; "" for a physical device
-	MAC   MAC            `json:"mac"`
-	MTU   int            `json:"mtu"`
-	Up    bool           `json:"up"`              // administratively up
-	Lower bool           `json:"lower,omitempty"` // observed only: carrier (LOWER_UP)
-	Alias string         `json:"alias,omitempty"`
-	Addrs []netip.Prefix `json:"addrs,omitempty"` // observed only: addresses with their mask
+	Name   string         `json:"name"`
+	Index  int            `json:"index,omitempty"`  // observed only
+	Peer   int            `json:"peer,omitempty"`   // observed only: the other end's index in its own namespace
+	Master int            `json:"master,omitempty"` // observed only: index of the bridge, bond, … it is a port of
+	Kind   string         `json:"kind,omitempty"`   // veth, bridge, …; "" for a physical device
+	MAC    MAC            `json:"mac"`
+	MTU    int            `json:"mtu"`
+	Up     bool           `json:"up"`              // administratively up
+	Lower  bool           `json:"lower,omitempty"` // observed only: carrier (LOWER_UP)
+	Alias  string         `json:"alias,omitempty"`
+	Addrs  []netip.Prefix `json:"addrs,omitempty"` // observed only: addresses with their mask
 }
 
 // String prints the link as one line in the manner of "ip -br link".

@@ -46,6 +46,8 @@ func parseLink(payload []byte) (link, bool) {
 			l.MTU = int(number(v))
 		case unix.IFLA_LINK:
 			l.Peer = int(number(v))
+		case unix.IFLA_MASTER:
+			l.Master = int(number(v))
 		case unix.IFLA_LINK_NETNSID:
 			l.peerNSID = int32(number(v))
 		case unix.IFLA_IFALIAS:

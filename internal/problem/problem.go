@@ -34,20 +34,22 @@ const (
 	RouteShadowed    Code = "OC4004"
 	KernelRefused    Code = "OC4005"
 	FilterMissing    Code = "OC4006"
+	AddressMissing   Code = "OC4007"
+	AddressAmbiguous Code = "OC4008"
+	AddressElsewhere Code = "OC4009"
 	MetricsAway      Code = "OC4010"
 	StateUnwritten   Code = "OC4011"
 	UnknownObject    Code = "OC5002"
 	StoreAway        Code = "OC5003"
 	IdentityConflict Code = "OC5004"
 	EnvIgnored       Code = "OC5005"
+	StoreRolledBack  Code = "OC5006"
+	StoreDenied      Code = "OC5007"
+	MassDeletion     Code = "OC5008"
+	EnvDiffers       Code = "OC5009"
 )
 
 // Entry is one row of the table.
-	StoreDenied      Code = "OC5006"
-	MassDeletion     Code = "OC5007"
-	EnvDiffers       Code = "OC5008"
-	StoreFull        Code = "OC5009"
-	StoreRolledBack  Code = "OC5006"
 type Entry struct {
 	Code   Code
 	Title  string // a few words
@@ -74,19 +76,25 @@ var Table = []Entry{
 	{RouteShadowed, "route shadowed", "our route %s is hidden by a better one: %s", "Find who writes that route and stop it; ours is not changed."},
 	{KernelRefused, "kernel refused a write", "%s", "See the agent's log for the attempts; it keeps trying."},
 	{FilterMissing, "packet filter missing", "this kernel cannot hold the table inet ocicat: %s", "Give it nftables (nf_tables with family inet, nft_fib_inet). Until then the settings of the pods' links alone stand between pods and this node; docs/security.md says what they leave open."},
+	{AddressMissing, "node without address", "this node has no address to speak BGP from: %s", "Bring the uplink up, or name the address with IP or IP_AUTODETECTION_METHOD: ocicat status -o wide lists the candidates. It is taken as soon as it is there."},
+	{AddressAmbiguous, "node address ambiguous", "%s on %s was chosen as the node's address, but as good are: %s", "Say which one is meant with IP or IP_AUTODETECTION_METHOD, as interface=NAME or cidr=CIDR; or give the right one the default route."},
+	{AddressElsewhere, "node address not on this node", "no device of this node has its address %s (%s)", "Add the address to a device, or correct IP or the Node; IP=autodetect follows the machine's address."},
 	{MetricsAway, "metrics not served", "metrics cannot be served at %s: %s", "Free the port, or choose another with FELIX_PROMETHEUSMETRICSPORT; FELIX_PROMETHEUSMETRICSENABLED=false turns metrics off. All else goes on."},
 	{StateUnwritten, "state file not written", "%s: %s", "Free space and inodes on that file system, or make it writable again: df, df -i, mount. Pods keep their network and DEL works; the agent tries on."},
 	{UnknownObject, "stored object not understood", "%s: %s: ignored, the others go on", "Correct or delete the object; a newer version of Ocicat may have written it."},
 	{StoreAway, "datastore away", "the datastore does not answer: %s", "Pods keep their network and DEL works; new pods are served from the reserve. Bring the datastore back."},
 	{IdentityConflict, "node name used by another machine", "the heartbeat of node %s was written by another instance: %s", "Two machines use one node name: give each its own NODENAME. Where one replaces the other it takes the name over three minutes after the other fell silent."},
 	{EnvIgnored, "environment variable ignored", "%s is set to %q but has no effect: %s", "Unset it, or change the resource it stands for."},
+	{StoreRolledBack, "datastore is not as this agent left it", "the heartbeat node %s wrote last is not in the datastore: %s; no address is given until all it holds are written there again", "The datastore was restored from a backup, or objects were deleted. Wait two minutes; then ocicat status shows what could not be written (OC2006), and ocicat ipam check what is left over: docs/ipam-repair.md."},
+	{StoreDenied, "datastore and node do not accept each other", "the datastore cannot be used: %s", "Correct credentials or certificates (ETCD_USERNAME, ETCD_PASSWORD_FILE, ETCD_CA_CERT_FILE, ETCD_CERT_FILE): docs/datastore.md. Files are read anew, no restart is needed. Pods keep their network and DEL works."},
+	{MassDeletion, "deletion of too much at once", "the datastore no longer has %s: not believed, this node goes on with what it knew", "If the datastore was wiped or replaced, restore it from a backup. If the deletion is meant, delete the file named in docs/datastore.md on this node, or restart the agent with it removed."},
+	{EnvDiffers, "environment differs from the pool", "%s is %q, but pool %s has %s %q", "Change the pool, or the variable on every node: a variable changes a pool only where its value changed since this node's last start and nobody else changed the field; CIDR and block size are never changed."},
 }
 
 // Problem is one thing that is wrong now. Object names what it is about, and
 // with Code is its identity.
 type Problem struct {
 	Code   Code   `json:"code"`
-	{StoreRolledBack, "datastore is not as this agent left it", "the heartbeat node %s wrote last is not in the datastore: %s; no address is given until all it holds are written there again", "The datastore was restored from a backup, or objects were deleted. Wait two minutes; then ocicat status shows what could not be written (OC2006), and ocicat ipam check what is left over: docs/ipam-repair.md."},
 	Node   string `json:"node,omitempty"`
 	Object string `json:"object,omitempty"`
 	Text   string `json:"text"`
