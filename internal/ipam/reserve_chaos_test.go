@@ -18,6 +18,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/names"
 	"github.com/ocicat-net/ocicat/internal/problem"
@@ -66,6 +67,7 @@ func (m *machine) boot() {
 		Store:      net,
 		Pools:      onePool(m.pool),
 		NodeLabels: noLabels,
+		Borrow:     true,
 	})
 	r := NewReserve(cfg)
 	var held []Held
@@ -184,6 +186,12 @@ func reservesUnderChaos(t *testing.T, seed uint64, dir string) []string {
 	base := mem.New()
 	start := time.Now()
 	pool := cluster.Pool{Name: "p", CIDR: netip.MustParsePrefix("10.0.0.0/26"), BlockSize: 28}
+	if rng.IntN(2) == 0 { // so small that nodes borrow, and addresses rest
+		pool.CIDR, pool.BlockSize = netip.MustParsePrefix("10.0.0.0/28"), 30
+		if err := NewClient(ClientConfig{Store: base}).SetConfig(t.Context(), alloc.Config{AutoAllocate: true, CooldownSecs: rng.IntN(2) * 60}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	l := &ledger{held: map[netip.Addr]string{}, sure: map[string]int{}, owed: map[string]bool{}}
 	var machines []*machine
 	var lives sync.WaitGroup
