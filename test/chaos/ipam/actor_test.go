@@ -56,7 +56,8 @@ type actor struct {
 	dead    bool // killed: nothing it asks for happens
 	resume  func() (call, bool)
 	end     func()
-	frozen  int // steps it stands still for
+	frozen  int    // steps it stands still for
+	past    uint64 // hash of what it has seen, as far as it still matters
 }
 
 // newActor makes an actor of a node that runs program up to its first call.

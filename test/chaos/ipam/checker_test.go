@@ -33,6 +33,7 @@ type blockFacts struct {
 	cidr  netip.Prefix
 	owner string
 	held  map[netip.Addr]string // handle
+	free  []int                 // ordinals, in the order in which they are given
 }
 
 func newChecker(w *world) *checker {
@@ -101,7 +102,7 @@ func (c *checker) block(name string, value []byte) {
 }
 
 func factsOf(b *alloc.Block) *blockFacts {
-	f := &blockFacts{cidr: b.CIDR, held: map[netip.Addr]string{}}
+	f := &blockFacts{cidr: b.CIDR, free: b.Unallocated, held: map[netip.Addr]string{}}
 	f.owner, _ = b.Node()
 	for _, addr := range b.HeldBy(func(alloc.Attribute) bool { return true }) {
 		who, _ := b.Holder(addr)

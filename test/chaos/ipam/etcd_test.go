@@ -21,7 +21,7 @@ import (
 
 // etcdCluster is real etcd members on loopback with their data in memory.
 type etcdCluster struct {
-	t       *testing.T
+	t       testing.TB
 	members []*member
 }
 
@@ -36,7 +36,7 @@ type member struct {
 }
 
 // startEtcd starts n members and waits until they serve.
-func startEtcd(t *testing.T, n int) *etcdCluster {
+func startEtcd(t testing.TB, n int) *etcdCluster {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "ocicat-chaos-")
 	if err != nil {
@@ -110,6 +110,20 @@ func (m *member) start() error {
 	return m.cmd.Start()
 }
 
+// untilListens waits until the member can be connected to.
+func (m *member) untilListens(ctx context.Context) {
+	for {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(m.client, "http://"))
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		if pause(ctx, 10*time.Millisecond) != nil {
+			return
+		}
+	}
+}
+
 // kill ends the member at once and waits for its end.
 func (m *member) kill() {
 	m.mu.Lock()
@@ -148,7 +162,7 @@ func (c *etcdCluster) connect(urls ...string) store.Store {
 }
 
 // freePort is an address on loopback nobody listens on now.
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -79,7 +79,7 @@ func (c *etcdCluster) tormentLeader() (recovered *[]time.Duration, stop func()) 
 }
 
 // suffer kills or freezes the member and returns what ends that.
-func (m *member) suffer(t *testing.T, kill bool) (back func()) {
+func (m *member) suffer(t testing.TB, kill bool) (back func()) {
 	if !kill {
 		if err := m.signal(syscall.SIGSTOP); err != nil {
 			t.Errorf("freeze: %v", err)
@@ -117,7 +117,8 @@ func TestRaceOnThreeMembers(t *testing.T) {
 	row := chaos.Begin(t, "B6", "3 members, every 3 s the leader killed or frozen (SIGSTOP), 50 nodes race for 256 addresses; porcupine", "0 duplicates, 0 leaks")
 	seed := chaos.Seed(t)
 	etcd := startEtcd(t, 3)
-	r := newRace(t, chaos.Scale(5000, 30_000))
+	r := newRace(t, chaos.Scale(3000, 30_000))
+	r.limit = time.Duration(chaos.Scale(15, 3600)) * time.Second
 	recovered, stop := etcd.tormentLeader()
 	took := r.run(seed, func() store.Store { return etcd.connect(etcd.urls()...) })
 	stop()

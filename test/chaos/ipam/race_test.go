@@ -39,7 +39,8 @@ type race struct {
 	racers    int // nodes
 	reserves  int // of them, those with a reserve
 	history   *history
-	want      int64 // allocations
+	want      int64         // allocations
+	limit     time.Duration // after which it ends without them
 	done      atomic.Int64
 	attempts  atomic.Int64
 	completed atomic.Int64
@@ -60,7 +61,7 @@ type racer struct {
 
 func newRace(t *testing.T, want int) *race {
 	return &race{
-		t: t, history: newHistory(), want: int64(want), racers: racers, reserves: reserved,
+		t: t, history: newHistory(), want: int64(want), racers: racers, reserves: reserved, limit: time.Duration(chaos.Scale(40, 3600)) * time.Second,
 		pool: cluster.Pool{Name: "race", CIDR: netip.MustParsePrefix("10.9.0.0/24"), BlockSize: 29},
 	}
 }
@@ -103,7 +104,7 @@ func (r *race) run(seed uint64, open func() store.Store) (took time.Duration) {
 
 // work assigns and releases until the race is over, then releases the rest.
 func (n *racer) work(ctx context.Context) {
-	for n.done.Load() < n.want {
+	for n.done.Load() < n.want && n.history.now() < int64(n.limit) {
 		if len(n.held) < podsEach && n.rng.IntN(3) > 0 || len(n.held) == 0 {
 			n.assign(ctx)
 		} else {
@@ -261,7 +262,7 @@ func TestRaceOnDyingEtcd(t *testing.T) {
 	t.Logf("%d allocations in %v, %d kills, %.2f %% of attempts", r.completed.Load(), took, kills.Load(), share)
 }
 
-// torment kills the first member every 2.5 s and starts it again.
+// torment kills the first member 2.5 s after each start.
 func (c *etcdCluster) torment() (kills *atomic.Int64, stop func()) {
 	kills = new(atomic.Int64)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -274,6 +275,7 @@ func (c *etcdCluster) torment() (kills *atomic.Int64, stop func()) {
 				c.t.Errorf("start etcd again: %v", err)
 				return
 			}
+			c.members[0].untilListens(ctx)
 		}
 	})
 	return kills, func() { cancel(); running.Wait() }
