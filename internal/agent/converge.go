@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -17,11 +18,17 @@ import (
 
 // converged is the outcome of the last pass over the kernel.
 type converged struct {
-	want     host.State
-	seen     host.State
-	drift    int    // differences found
-	writes   string // what was written
-	problems []problem.Problem
+	want      host.State
+	seen      host.State
+	drift     int    // differences found
+	writes    string // what was written
+	problems  []problem.Problem
+	conflicts map[host.RouteKey]bool // routes of others that hide ours
+}
+
+// broken says whether the pass found something wrong with an endpoint.
+func (c *converged) broken() bool {
+	return c != nil && slices.ContainsFunc(c.problems, func(p problem.Problem) bool { return p.Code == problem.EndpointBroken })
 }
 
 // converge makes the kernel hold what core wants: observe, decide, write the
@@ -52,7 +59,11 @@ func (a *Agent) converge(ctx context.Context) error {
 		problems = append(problems, problem.New(problem.KernelRefused, "", err.Error()))
 	}
 	a.countWrites(changes.Len(), hinted, err)
-	before := a.last.Swap(&converged{want: want, seen: seen, drift: changes.Len(), writes: changes.String(), problems: problem.Sort(problems)})
+	conflicts := map[host.RouteKey]bool{}
+	for _, c := range changes.Conflicts {
+		conflicts[c.Seen.Key()] = true
+	}
+	before := a.last.Swap(&converged{want: want, seen: seen, drift: changes.Len(), writes: changes.String(), problems: problem.Sort(problems), conflicts: conflicts})
 	if err == nil && snap.StoreSynced && snap.EndpointsSynced {
 		a.verify.Do(func() {
 			close(a.verified)

@@ -92,18 +92,53 @@ func (c *Changes) routes(want, seen host.State, j Judge, absent map[string]bool)
 			c.SetRoutes = append(c.SetRoutes, r)
 		}
 	}
-	hidden := hideable(want)
+	hidden, networks := hideable(want), networksOf(want)
 	for key, r := range seen.Routes {
 		if _, wanted := want.Routes[key]; wanted {
 			continue
 		}
-		switch ours := j.Ours(r); {
-		case ours && j.Deletable(r) && !j.Skip(r.Dev):
-			c.DelRoutes = append(c.DelRoutes, r)
-		case !ours && hidden[r.Dst].Metric > r.Metric:
+		if j.Ours(r) {
+			if j.Deletable(r) && !j.Skip(r.Dev) {
+				c.DelRoutes = append(c.DelRoutes, r)
+			}
+			continue
+		}
+		if w, ok := networks.around(r.Dst); ok {
+			c.Conflicts = append(c.Conflicts, Conflict{w, r})
+		} else if hidden[r.Dst].Metric > r.Metric {
 			c.Conflicts = append(c.Conflicts, Conflict{hidden[r.Dst], r})
 		}
 	}
+}
+
+// networks are the wanted routes to more than one address, which another to a
+// part of them would hide.
+type networks struct {
+	routes  map[netip.Prefix]host.Route
+	lengths map[int]bool
+}
+
+func networksOf(want host.State) networks {
+	n := networks{map[netip.Prefix]host.Route{}, map[int]bool{}}
+	for _, r := range want.Routes {
+		if !r.Dst.IsSingleIP() {
+			n.routes[r.Dst], n.lengths[r.Dst.Bits()] = r, true
+		}
+	}
+	return n
+}
+
+// around is the wanted route to a network that dst is a part of.
+func (n networks) around(dst netip.Prefix) (host.Route, bool) {
+	for bits := range n.lengths {
+		if bits >= dst.Bits() {
+			continue
+		}
+		if r, ok := n.routes[netip.PrefixFrom(dst.Addr(), bits).Masked()]; ok {
+			return r, true
+		}
+	}
+	return host.Route{}, false
 }
 
 // hideable are the wanted routes that another with a lower metric would hide.

@@ -159,11 +159,14 @@ func TestDiffReportsARouteThatHidesOurs(t *testing.T) {
 	better := host.Route{Dst: ours.Dst, Dev: "ens160", Proto: host.ProtoStatic, Metric: 5}
 	worse := host.Route{Dst: ours.Dst, Dev: "ens160", Proto: host.ProtoStatic, Metric: 2000}
 	want.Routes[ours.Key()] = ours
-	for _, r := range []host.Route{ours, better, worse} {
+	part := host.Route{Dst: netip.MustParsePrefix("172.16.109.64/27"), Dev: "ens160", Proto: host.ProtoStatic, Metric: 3000}
+	around := host.Route{Dst: netip.MustParsePrefix("172.16.0.0/16"), Dev: "ens160", Proto: host.ProtoStatic}
+	for _, r := range []host.Route{ours, better, worse, part, around} {
 		seen.Routes[r.Key()] = r
 	}
 	ch := kernel.Diff(want, seen, always())
-	if diff := cmp.Diff([]kernel.Conflict{{Want: ours, Seen: better}}, ch.Conflicts, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || ch.Len() != 0 {
+	slices.SortFunc(ch.Conflicts, func(a, b kernel.Conflict) int { return int(a.Seen.Metric) - int(b.Seen.Metric) })
+	if diff := cmp.Diff([]kernel.Conflict{{Want: ours, Seen: better}, {Want: ours, Seen: part}}, ch.Conflicts, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || ch.Len() != 0 {
 		t.Errorf("(-want +got):\n%s\n%s", diff, ch)
 	}
 }
