@@ -27,8 +27,13 @@ Usage:
 
 Flags:
   --data-dir DIR      directory of the data, made if missing
-  --listen URL        address to serve on, http://IP:PORT or unix:///PATH; sockets
-                      are made with mode 0600; may be repeated
+  --listen URL        address to serve on, https://IP:PORT, http://IP:PORT or
+                      unix:///PATH; sockets are made with mode 0600; may be
+                      repeated
+  --cert-file FILE    certificate shown to clients of https addresses, PEM
+  --key-file FILE     its key, PEM
+  --client-ca FILE    authorities of the certificates clients must show, PEM
+                      (default: none is asked for)
   --quota MIB         MiB of data after which writes are refused (default 2048)
   --unsafe-no-fsync   do not wait for the disk; for labs whose data may die with
                       the machine
@@ -106,6 +111,9 @@ func parse(args []string) (options, error) {
 		opts.server.Listen = append(opts.server.Listen, text)
 		return nil
 	})
+	flags.StringVar(&opts.server.CertFile, "cert-file", "", "")
+	flags.StringVar(&opts.server.KeyFile, "key-file", "", "")
+	flags.StringVar(&opts.server.ClientCA, "client-ca", "", "")
 	flags.Int64Var(&opts.quotaMiB, "quota", 2048, "")
 	flags.BoolVar(&opts.server.NoFsync, "unsafe-no-fsync", false, "")
 	flags.StringVar(&opts.server.LogLevel, "log-level", "warn", "")

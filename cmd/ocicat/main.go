@@ -18,7 +18,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	cfg := cli.System()
 	cfg.OpenStore = func(_ context.Context, endpoints []string) (store.Store, error) {
-		return etcd.New(etcd.Config{Endpoints: endpoints})
+		return etcd.New(etcd.Config{Endpoints: endpoints, Credentials: etcd.CredentialsFrom(os.Getenv).For(endpoints)})
 	}
 	code := cli.Run(ctx, cfg, os.Args[1:])
 	stop()

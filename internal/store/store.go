@@ -72,6 +72,11 @@ type Event struct {
 // request may still be on its way to the store.
 var ErrAmbiguous = errors.New("the write may have happened")
 
+// ErrDenied is in the chain of an error when the datastore and this program do
+// not accept each other: a wrong password, a missing right, a certificate that
+// is wrong or expired. Waiting does not help; the error's hint does.
+var ErrDenied = errors.New("not accepted")
+
 // Store is a datastore. All methods are safe for concurrent use and obey
 // their context. Errors carry a fault kind: NotFound, Conflict (a comparison
 // failed), Invalid (a key the back end cannot hold), Unavailable (no answer;

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -26,7 +27,10 @@ import (
 // Config says how the server runs.
 type Config struct {
 	Dir      string   // data directory; made with mode 0700 if missing
-	Listen   []string // "http://192.0.2.1:2379" or "unix:///run/etcd.sock", at least one
+	Listen   []string // "https://192.0.2.1:2379", "http://192.0.2.1:2379" or "unix:///run/etcd.sock", at least one
+	CertFile string   // certificate shown to clients of https addresses, PEM
+	KeyFile  string   // its key, PEM
+	ClientCA string   // authorities of the certificates clients must show; "" asks for none
 	Quota    int64    // bytes of data after which writes are refused; 0 is etcd's default, 2 GiB
 	NoFsync  bool     // do not wait for the disk: data survives the process, not the machine
 	LogLevel string   // debug, info, warn or error; default warn
@@ -117,6 +121,11 @@ func (c Config) settings() (*embed.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, u := range listen {
+		if u.Scheme == "https" && (c.CertFile == "" || c.KeyFile == "") {
+			return nil, fault.Hint(fault.New(fault.Invalid, "listen address %q: no certificate", &u), "give --cert-file and --key-file")
+		}
+	}
 	peer, err := url.Parse(placeholder)
 	if err != nil {
 		return nil, fault.New(fault.Internal, "address of the only member: %w", err)
@@ -132,6 +141,7 @@ func (c Config) settings() (*embed.Config, error) {
 	s.QuotaBackendBytes = c.Quota
 	s.UnsafeNoFsync = c.NoFsync
 	s.EnableGRPCGateway = false
+	s.ClientTLSInfo = transport.TLSInfo{CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.ClientCA, ClientCertAuth: c.ClientCA != ""}
 	return s, nil
 }
 
@@ -178,7 +188,7 @@ func listenURLs(listen []string) ([]url.URL, error) {
 		u, err := url.Parse(text)
 		if err != nil || !usable(u) {
 			return nil, fault.Hint(fault.New(fault.Invalid, "listen address %q: not usable", text),
-				"use http://IP:PORT or unix:///PATH")
+				"use https://IP:PORT, http://IP:PORT or unix:///PATH")
 		}
 		urls = append(urls, *u)
 	}
@@ -187,7 +197,7 @@ func listenURLs(listen []string) ([]url.URL, error) {
 
 func usable(u *url.URL) bool {
 	switch u.Scheme {
-	case "http":
+	case "http", "https":
 		_, err := netip.ParseAddrPort(u.Host)
 		return err == nil && u.Path == ""
 	case "unix":

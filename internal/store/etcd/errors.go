@@ -16,6 +16,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/store"
+	"github.com/ocicat-net/ocicat/internal/store/etcdpath"
 )
 
 // sent notes whether a request has left: only then can a write whose answer
@@ -49,7 +50,7 @@ func (sentHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
 // readFault classifies the error of a read.
 func readFault(ctx context.Context, what string, err error) error {
 	kind, _ := classify(err)
-	return hinted(fault.New(kind, "%s: %w", what, cause(ctx, err)), err)
+	return hinted(fault.New(kind, "%s: %w", what, denied(err, cause(ctx, err))), err)
 }
 
 // writeFault classifies the error of a write: unless etcd refused it, or it
@@ -57,7 +58,7 @@ func readFault(ctx context.Context, what string, err error) error {
 func writeFault(ctx context.Context, what string, err error, s *sent) error {
 	kind, refused := classify(err)
 	if refused || !s.Load() {
-		return hinted(fault.New(kind, "%s: %w", what, cause(ctx, err)), err)
+		return hinted(fault.New(kind, "%s: %w", what, denied(err, cause(ctx, err))), err)
 	}
 	return fault.New(kind, "%s: %w", what, fmt.Errorf("%w: %w", store.ErrAmbiguous, cause(ctx, err)))
 }
@@ -67,6 +68,9 @@ func writeFault(ctx context.Context, what string, err error, s *sent) error {
 func classify(err error) (kind fault.Kind, refused bool) {
 	switch code(err) {
 	case codes.InvalidArgument:
+		if errors.Is(rpctypes.Error(err), rpctypes.ErrUserEmpty) {
+			return fault.Unavailable, true
+		}
 		return fault.Invalid, true
 	case codes.ResourceExhausted:
 		if full(err) {
@@ -100,10 +104,30 @@ func hinted(err, raw error) error {
 		if full(raw) {
 			return fault.Hint(err, "compact and defragment etcd, then clear the alarm with \"etcdctl alarm disarm\"")
 		}
-	case codes.PermissionDenied, codes.Unauthenticated:
-		return fault.Hint(err, "etcd wants credentials this program does not have")
+	case codes.PermissionDenied:
+		return fault.Hint(err, "grant the user of ETCD_USERNAME read and write of the prefix %s", etcdpath.Root)
+	case codes.Unauthenticated:
+		return fault.Hint(err, "correct ETCD_USERNAME and ETCD_PASSWORD_FILE")
+	case codes.InvalidArgument:
+		if errors.Is(rpctypes.Error(raw), rpctypes.ErrUserEmpty) {
+			return fault.Hint(err, "etcd wants a user: set ETCD_USERNAME and ETCD_PASSWORD_FILE")
+		}
+	}
+	if hint := handshakeHint(raw.Error()); hint != "" {
+		return fault.Hint(err, "%s", hint)
 	}
 	return err
+}
+
+// denied adds store.ErrDenied to the message of an error that waiting does not
+// end: one side does not accept the other.
+func denied(raw, message error) error {
+	refused := code(raw) == codes.PermissionDenied || code(raw) == codes.Unauthenticated ||
+		errors.Is(rpctypes.Error(raw), rpctypes.ErrUserEmpty) || handshakeHint(raw.Error()) != ""
+	if !refused {
+		return message
+	}
+	return fmt.Errorf("%w: %w", store.ErrDenied, message)
 }
 
 // cause is the end of the caller's context where that is the reason, else the
@@ -113,9 +137,10 @@ func cause(ctx context.Context, err error) error {
 		return ended
 	}
 	text := rpctypes.ErrorDesc(err)
-	const dialing = "Error while dialing: "
-	if at := strings.LastIndex(text, dialing); at >= 0 {
-		text = strings.TrimRight(text[at+len(dialing):], `"`)
+	for _, wrapping := range []string{"Error while dialing: ", "authentication handshake failed: ", "error reading server preface: "} {
+		if at := strings.LastIndex(text, wrapping); at >= 0 {
+			text = strings.TrimRight(text[at+len(wrapping):], `"`)
+		}
 	}
 	return errors.New(text)
 }

@@ -33,8 +33,11 @@ import (
 
 // Config says where etcd is and how long to wait for it.
 type Config struct {
-	// Endpoints are URLs, "http://192.0.2.1:2379" or "unix:///run/etcd.sock".
+	// Endpoints are URLs, "https://192.0.2.1:2379", "http://192.0.2.1:2379" or
+	// "unix:///run/etcd.sock"; https for all of them or for none.
 	Endpoints []string
+	// Credentials say who we are and whom we trust; default nobody.
+	Credentials Credentials
 	// Timeout bounds each request; default 5 s.
 	Timeout time.Duration
 	// Log gets what no caller sees: stored keys nobody can read. Default none.
@@ -83,21 +86,22 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	options := []grpc.DialOption{
+		grpc.WithContextDialer(dial),
+		grpc.WithStatsHandler(sentHandler{}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(maxSend)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 3 * time.Second,
+		}),
+	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:            cfg.Endpoints,
 		DialKeepAliveTime:    pingAfter,
 		DialKeepAliveTimeout: pingTimeout,
 		MaxUnaryRetries:      1, // a write that is repeated unseen would conflict with itself
 		Logger:               zap.NewNop(),
-		DialOptions: []grpc.DialOption{
-			grpc.WithContextDialer(dial),
-			grpc.WithStatsHandler(sentHandler{}),
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(maxSend)),
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: time.Second},
-				MinConnectTimeout: 3 * time.Second,
-			}),
-		},
+		DialOptions:          append(options, cfg.secured()...),
 	})
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "etcd %s: %w", strings.Join(cfg.Endpoints, ", "), err)
@@ -112,25 +116,50 @@ func New(cfg Config) (*Store, error) {
 	}, nil
 }
 
+// secured are the options that make connections private and say who we are.
+func (c Config) secured() []grpc.DialOption {
+	var options []grpc.DialOption
+	if c.secure() {
+		options = append(options, grpc.WithTransportCredentials(transport{c.Credentials}))
+	}
+	if c.Credentials.Username != "" {
+		l := &login{credentials: c.Credentials}
+		options = append(options, grpc.WithChainUnaryInterceptor(l.unary), grpc.WithChainStreamInterceptor(l.stream))
+	}
+	return options
+}
+
+// secure says whether the endpoints are https.
+func (c Config) secure() bool { return strings.HasPrefix(c.Endpoints[0], "https://") }
+
 func (c Config) validate() error {
 	if len(c.Endpoints) == 0 {
 		return fault.Hint(fault.New(fault.Invalid, "etcd endpoints: none given"), "give at least one, as http://192.0.2.1:2379")
 	}
 	for _, endpoint := range c.Endpoints {
+		if strings.HasPrefix(endpoint, "https://") != c.secure() {
+			return fault.Hint(fault.New(fault.Invalid, "etcd endpoints: some are https:// and some are not"), "use https:// for all of them")
+		}
 		u, err := url.Parse(endpoint)
 		switch {
 		case err != nil:
-		case u.Scheme == "http" && u.Port() != "" && (u.Path == "" || u.Path == "/"):
+		case (u.Scheme == "http" || u.Scheme == "https") && u.User == nil && u.Port() != "" && (u.Path == "" || u.Path == "/"):
 			continue
 		case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
 			continue
-		case u.Scheme == "https":
-			return fault.Hint(fault.New(fault.Unsupported, "etcd endpoint %q: no TLS yet", endpoint), "use http:// or unix://")
 		}
-		return fault.Hint(fault.New(fault.Invalid, "etcd endpoint %q: not a URL of etcd", endpoint),
-			"use http://ADDRESS:PORT or unix:///PATH")
+		return fault.Hint(fault.New(fault.Invalid, "etcd endpoint %q: not a URL of etcd", withoutUser(endpoint)),
+			"use https://ADDRESS:PORT, http://ADDRESS:PORT or unix:///PATH")
 	}
-	return nil
+	return c.Credentials.validate(c.secure())
+}
+
+// withoutUser is an endpoint without the password somebody put into it.
+func withoutUser(endpoint string) string {
+	if at := strings.LastIndex(endpoint, "@"); at >= 0 {
+		return "…" + endpoint[at:]
+	}
+	return endpoint
 }
 
 // dial connects so that the kernel notices a peer that fell silent. gRPC adds

@@ -92,7 +92,7 @@ func TestUnusableConfigs(t *testing.T) {
 		"unix://host/path":        fault.Invalid,
 		"ftp://127.0.0.1:2379":    fault.Invalid,
 		"http://[::1:2379":        fault.Invalid,
-		"https://127.0.0.1:2379":  fault.Unsupported,
+		"https://u:p@a:2379":      fault.Invalid,
 	} {
 		_, err := etcd.New(etcd.Config{Endpoints: []string{endpoint}})
 		if !fault.Is(err, want) || fault.HintOf(err) == "" {

@@ -14,6 +14,8 @@ import (
 
 // Roots of the keys.
 const (
+	// Root begins every key.
+	Root           = "/calico/"
 	resourceRoot   = "/calico/resources/v3/projectcalico.org/"
 	blockRoot      = "/calico/ipam/v2/assignment/"
 	affinityRoot   = "/calico/ipam/v2/host/"
