@@ -25,7 +25,7 @@ func TestSimulator(t *testing.T) {
 		chaos.Begin(t, "B16", "simulator: releases repeated after the address was given again", "0 wrong releases"),
 	}
 	seed := chaos.Seed(t)
-	sum, took := simulate(t, seed, chaos.Scale(200_000, 100_000_000))
+	sum, took := simulate(t, seed, chaos.Scale(150_000, 100_000_000))
 	for _, r := range rows {
 		r.Measuredf("0 violations, seed %d: %s", seed, &sum)
 		r.Measuredf("%.0f steps/s", float64(sum.steps)/took.Seconds())
