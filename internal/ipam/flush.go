@@ -344,6 +344,9 @@ func (f *flushing) newBlocks() {
 // claimNew claims the next block of the node in ranges.
 func (f *flushing) claimNew(ranges []poolRange) (netip.Prefix, error) {
 	r := f.r
+	if err := r.unchanged(f.ctx); err != nil {
+		return netip.Prefix{}, err
+	}
 	for range tries {
 		known := blockSet(r.Blocks())
 		if err := f.mayClaim(len(known)); err != nil {

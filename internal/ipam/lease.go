@@ -280,6 +280,28 @@ func (r *Reserve) suspend(stored Heartbeat, missing bool) {
 	}
 }
 
+// unchanged is nil while the datastore holds the heartbeat this agent wrote.
+// Who is about to claim a block asks first: in a datastore that was restored,
+// blocks of other nodes look free.
+func (r *Reserve) unchanged(ctx context.Context) error {
+	r.mu.Lock()
+	l := r.lease
+	r.mu.Unlock()
+	if !l.written {
+		return nil // the first heartbeat finds out
+	}
+	e, missing, err := r.getHeartbeat(ctx)
+	if err != nil {
+		return err
+	}
+	stored, _ := ParseHeartbeat(e.Value) // one that cannot be read is not ours
+	if !missing && stored.InstanceUID == r.cfg.InstanceUID && stored.BootID == r.cfg.BootID && stored.Counter >= l.last.Counter {
+		return nil
+	}
+	r.suspend(stored, missing)
+	return r.allowed()
+}
+
 // leaseFile is the lease as it lies on disk, with what is needed to give
 // addresses while the datastore is away.
 type leaseFile struct {

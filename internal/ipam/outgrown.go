@@ -5,8 +5,10 @@ package ipam
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/cidr"
@@ -101,4 +103,49 @@ func (a *assignment) outgrown(ctx context.Context, claims []claim) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// idleLooks is for how many looks an own block must be idle to be given up.
+const idleLooks = 10
+
+// giveUpIdle gives up own blocks of which nothing has been held for a while,
+// so that other nodes can have them; the last block stays. Whoever looks holds
+// the writes, so none is taken from meanwhile.
+func (r *Reserve) giveUpIdle(ctx context.Context) error {
+	own := blockSet(r.Blocks())
+	idle := map[netip.Prefix]time.Time{}
+	for _, p := range slices.SortedFunc(maps.Keys(r.cache), cidr.Compare) {
+		b, err := alloc.ParseBlock(r.cache[p].value)
+		if err != nil || !own[p] || !b.OwnedBy(r.cfg.Node) || !b.Empty() {
+			continue
+		}
+		idle[p] = firstSeen(r.idle[p])
+		if len(own) == 1 || time.Since(idle[p]) < idleLooks*r.checkInterval() {
+			continue
+		}
+		if err := r.c.releaseBlock(ctx, r.cfg.Node, p, true); err != nil {
+			if notLost(err) != nil {
+				return err
+			}
+			continue
+		}
+		r.log.Info("block given up, nothing of it was held", "block", p)
+		delete(own, p)
+		delete(idle, p)
+		delete(r.cache, p)
+		delete(r.counted, p)
+		r.dropBlock(p)
+	}
+	r.idle = idle
+	return nil
+}
+
+// dropBlock takes a block off the node's own.
+func (r *Reserve) dropBlock(p netip.Prefix) {
+	r.mu.Lock()
+	blocks := maps.Clone(r.blocks)
+	r.room = -1
+	r.mu.Unlock()
+	delete(blocks, p)
+	r.setBlocks(blocks)
 }

@@ -90,7 +90,8 @@ type Reserve struct {
 
 	// Only for who filled writes:
 	cache   map[netip.Prefix]cached
-	counted map[netip.Prefix]int // what the reserve's handle is known to count
+	counted map[netip.Prefix]int       // what the reserve's handle is known to count
+	idle    map[netip.Prefix]time.Time // own blocks of which nothing is held, since when
 }
 
 // pod is an address that a pod holds.

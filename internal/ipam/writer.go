@@ -94,6 +94,9 @@ func (r *Reserve) round(ctx context.Context, look bool) error {
 			r.failWaiters(noAnswer(err))
 			return err
 		}
+		if err := r.giveUpIdle(ctx); err != nil {
+			return err
+		}
 	}
 	return r.flush(ctx, false)
 }
