@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 
 // node is a machine with an agent that can be started and stopped.
 type node struct {
-	t     *testing.T
+	t     testing.TB
 	cfg   agent.Config
 	agent *agent.Agent
 	stop  func()
@@ -55,7 +55,7 @@ type node struct {
 
 // newNode makes this namespace a node again: an uplink with the article's
 // address and nothing of an earlier test.
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	nstest.RequireRoot(t)
 	peer := nstest.New(t)
@@ -84,7 +84,7 @@ func newNode(t *testing.T) *node {
 	}}
 }
 
-type testLog struct{ t *testing.T }
+type testLog struct{ t testing.TB }
 
 func (l testLog) Write(b []byte) (int, error) {
 	if l.t.Context().Err() == nil {
@@ -93,7 +93,7 @@ func (l testLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func ip(t *testing.T, args string) string {
+func ip(t testing.TB, args string) string {
 	t.Helper()
 	out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
 	if err != nil {
