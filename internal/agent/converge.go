@@ -51,9 +51,10 @@ func (a *Agent) converge(ctx context.Context) error {
 	})
 	problems = append(problems, changeProblems(changes)...)
 	err = a.kernel.Apply(ctx, changes)
+	writes := changes.String() // once: a full table has 100,000 lines
 	if changes.Len() > 0 {
 		a.log.Info("kernel changed", "writes", changes.Len())
-		a.log.Debug("kernel changes", "changes", changes.String())
+		a.log.Debug("kernel changes", "changes", writes)
 	}
 	if err != nil {
 		problems = append(problems, problem.New(problem.KernelRefused, "", err.Error()))
@@ -63,7 +64,7 @@ func (a *Agent) converge(ctx context.Context) error {
 	for _, c := range changes.Conflicts {
 		conflicts[c.Seen.Key()] = true
 	}
-	before := a.last.Swap(&converged{want: want, seen: seen, drift: changes.Len(), writes: changes.String(), problems: problem.Sort(problems), conflicts: conflicts})
+	before := a.last.Swap(&converged{want: want, seen: seen, drift: changes.Len(), writes: writes, problems: problem.Sort(problems), conflicts: conflicts})
 	if err == nil && snap.StoreSynced && snap.EndpointsSynced {
 		a.verify.Do(func() {
 			close(a.verified)
@@ -71,7 +72,7 @@ func (a *Agent) converge(ctx context.Context) error {
 		})
 	}
 	a.loop.Mark(sectionStatus)
-	if err == nil && changes.Len() > 0 && (before == nil || before.writes != changes.String()) {
+	if err == nil && changes.Len() > 0 && (before == nil || before.writes != writes) {
 		a.loop.Mark(sectionKernel) // once more: what was written is there now
 	}
 	return err
