@@ -15,6 +15,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/kernel"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 func ping(ns *nstest.NS, to string) (string, error) {
@@ -68,6 +69,7 @@ func TestPodsReachTheHostAndEachOther(t *testing.T) {
 
 // Proxy ARP answers for an address only if the host has a route to it.
 func TestPodsNeedARouteForTheirGateway(t *testing.T) {
+	r := chaos.Begin(t, "D17", "a node without a default route, a pod without a permanent neighbour", "answered")
 	n, pod := masterNode(t), nstest.New(t)
 	n.IP("route del default")
 	a := attachment(article(), pod)
@@ -83,6 +85,7 @@ func TestPodsNeedARouteForTheirGateway(t *testing.T) {
 		t.Fatalf("ip route show: %s", got)
 	}
 	mustPing(t, pod, "192.168.0.11", "ttl=64")
+	r.Measuredf("answered; twin: without 169.254.1.1/32 dev lo the pod is cut off")
 }
 
 // A pod sends from its own address only: rp_filter on its host end drops the

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
@@ -111,6 +112,8 @@ func tries(l lan) []try {
 // Every attack reaches its goal without our table and none with it; what is
 // honest passes both ways, through foreign tables too.
 func TestAttacks(t *testing.T) {
+	spoofing := chaos.Begin(t, "G2", "UDP from another pod's, the other node's and loopback addresses, IPv4 and IPv6; no rp_filter to help", "0 delivered, all that is honest passes")
+	ports := chaos.Begin(t, "G5", "TCP 179, 2379, 2380, UDP 3784, 3785, 4784 and 127.0.0.1 of the node from a pod; IPv4 and IPv6", "0 delivered, all that is honest passes")
 	l := newLAN(t)
 	load(t, l.node, foreign+`
 		table inet kube-proxy { chain web { meta l4proto tcp dnat ip to 172.16.0.2:80; }
@@ -121,10 +124,23 @@ func TestAttacks(t *testing.T) {
 		if with {
 			apply(t, h, wanted(), true)
 		}
+		attacks, through := 0, 0
 		for _, try := range tries(l) {
 			want := try.honest || !with
 			if got := delivered(t, try, want); got != want {
 				t.Errorf("with our table: %v, %s: delivered %v, want %v", with, try.what, got, want)
+			} else if !try.honest {
+				attacks++
+				if got {
+					through++
+				}
+			}
+		}
+		for _, r := range []*chaos.Record{spoofing, ports} {
+			if with {
+				r.Measuredf("%d of all %d attacks of both kinds delivered", through, attacks)
+			} else {
+				r.Twinf("%d of %d without our table", through, attacks)
 			}
 		}
 	}
