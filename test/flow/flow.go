@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ocicat-net/ocicat/internal/netns"
 	"github.com/ocicat-net/ocicat/test/chaos"
 )
@@ -82,7 +84,20 @@ func open(from, to *os.File, at netip.AddrPort) (in, out *net.UDPConn, err error
 	if err != nil {
 		return nil, nil, errors.Join(err, in.Close())
 	}
-	return in, out, errors.Join(in.SetReadBuffer(16<<20), out.SetWriteBuffer(4<<20))
+	return in, out, errors.Join(buffer(in, unix.SO_RCVBUFFORCE, 64<<20), buffer(out, unix.SO_SNDBUFFORCE, 4<<20))
+}
+
+// buffer sets a socket's buffer beyond what the machine allows to everybody:
+// a receiver that does not get the processor for a second must not look like a
+// network that loses packets.
+func buffer(c *net.UDPConn, option, size int) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, size) })
+	return errors.Join(err, inner)
 }
 
 // send keeps to the rate over any time, also if it is held up for a moment. A
