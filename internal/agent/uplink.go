@@ -12,6 +12,7 @@ import (
 	v1 "github.com/ocicat-net/ocicat/api/v1"
 	v3 "github.com/ocicat-net/ocicat/api/v3"
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/kernel"
 	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/uplink"
@@ -35,6 +36,15 @@ type chosen struct {
 	force  netip.Prefix // the address in force
 	device string       // that it is on
 	moved  time.Time    // since when it is gone and another device has one
+	told   announced    // what the neighbours know
+}
+
+// announced is an address and where it is, as the neighbours were told.
+type announced struct {
+	addr  netip.Addr
+	index int
+	mac   host.MAC
+	up    bool
 }
 
 func newChosen() chosen { return chosen{hint: make(chan struct{}, 1)} }
@@ -107,7 +117,23 @@ func (a *Agent) chooseAddress(ctx context.Context, node *v3.Node) (uplink.Choice
 	if u.choice.Address.IsValid() {
 		u.force, u.device = u.choice.Address, u.choice.Device
 	}
+	a.announce(links[u.device], u.force.Addr())
 	return u.choice, nil
+}
+
+// announce tells the neighbours where the node's address is, whenever that may
+// be news to them. The caller holds the lock.
+func (a *Agent) announce(l host.Link, addr netip.Addr) {
+	now := announced{addr: addr, index: l.Index, mac: l.MAC, up: l.Up && l.Lower}
+	before := a.uplink.told
+	if a.uplink.told = now; now == before || !now.up || l.MAC == (host.MAC{}) || !addr.IsValid() || before == (announced{}) {
+		return
+	}
+	if err := a.kernel.Announce(l, addr); err != nil {
+		a.log.Warn("neighbours not told of the node's address", "error", err)
+		return
+	}
+	a.log.Info("neighbours told of the node's address", "address", addr, "device", l.Name, "mac", l.MAC)
 }
 
 // markDetected records whether the Node's address was found by an agent.
