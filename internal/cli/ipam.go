@@ -6,9 +6,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/convert"
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/resource"
 	"github.com/ocicat-net/ocicat/internal/store"
 )
@@ -37,7 +40,8 @@ each block and which node it belongs to, with --show-borrowed each address that
 one node's pod has of another node's block, or with --ip who holds one address.
 
 HELD counts addresses that an agent holds ready for pods to come; they are not
-in use.`,
+in use. RESERVED counts those that are free, but that IPReservations keep for
+pods that ask for them by address.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if borrowed {
@@ -66,7 +70,24 @@ type usage struct {
 	Total    float64      `json:"total"` // an IPv6 pool can have more than an integer counts
 	InUse    int          `json:"inUse"`
 	Held     int          `json:"held"`
+	Reserved float64      `json:"reserved"` // free, but only given to who asks for it by address
 	Node     string       `json:"node,omitempty"`
+
+	block *alloc.Block // nil for a pool
+}
+
+// reservedFree counts the free addresses of a block that are reserved.
+func (u usage) reservedFree(kept []netip.Prefix) float64 {
+	free := u.block.Assignable(nil)
+	return float64(free - u.block.Assignable(func(addr netip.Addr) bool {
+		return slices.ContainsFunc(kept, func(p netip.Prefix) bool { return p.Contains(addr) })
+	}))
+}
+
+// reservedIn counts the reserved addresses of p.
+func reservedIn(kept []netip.Prefix, p netip.Prefix) float64 {
+	n, _ := new(big.Float).SetInt(ipam.CountReserved(kept, p)).Float64()
+	return n
 }
 
 func (g *globals) ipamShow(ctx context.Context, withBlocks bool) error {
@@ -83,14 +104,21 @@ func (g *globals) ipamShow(ctx context.Context, withBlocks bool) error {
 	if err != nil {
 		return err
 	}
+	kept, err := g.readReservations(ctx, s)
+	if err != nil {
+		return err
+	}
 	list := []usage{}
 	for _, pool := range pools {
-		line := usage{Grouping: "IP Pool", CIDR: pool, Total: size(pool)}
+		line := usage{Grouping: "IP Pool", CIDR: pool, Total: size(pool), Reserved: reservedIn(kept, pool)}
 		var inside []usage
 		for _, b := range blocks {
 			if pool.Contains(b.CIDR.Addr()) {
 				line.InUse += b.InUse
 				line.Held += b.Held
+				taken := reservedIn(kept, b.CIDR) - b.reservedFree(kept)
+				line.Reserved -= taken
+				b.Reserved = b.reservedFree(kept)
 				inside = append(inside, b)
 			}
 		}
@@ -103,14 +131,14 @@ func (g *globals) ipamShow(ctx context.Context, withBlocks bool) error {
 }
 
 func usageTable(list []usage, withNodes bool) *table {
-	header := []string{"GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "HELD", "IPS FREE"}
+	header := []string{"GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "HELD", "RESERVED", "IPS FREE"}
 	if withNodes {
 		header = append(header, "NODE")
 	}
 	t := newTable(header...)
 	for _, u := range list {
-		free := u.Total - float64(u.InUse+u.Held)
-		row := []string{u.Grouping, u.CIDR.String(), number(u.Total), share(float64(u.InUse), u.Total), share(float64(u.Held), u.Total), share(free, u.Total)}
+		free := u.Total - float64(u.InUse+u.Held) - u.Reserved
+		row := []string{u.Grouping, u.CIDR.String(), number(u.Total), share(float64(u.InUse), u.Total), share(float64(u.Held), u.Total), share(u.Reserved, u.Total), share(free, u.Total)}
 		if withNodes {
 			row = append(row, u.Node)
 		}
@@ -162,6 +190,26 @@ func (g *globals) readPools(ctx context.Context, s store.Store) ([]netip.Prefix,
 	return pools, nil
 }
 
+// readReservations are the ranges of all IPReservations.
+func (g *globals) readReservations(ctx context.Context, s store.Store) ([]netip.Prefix, error) {
+	entries, _, err := s.List(ctx, store.IPReservation, "")
+	if err != nil {
+		return nil, err
+	}
+	var kept []netip.Prefix
+	for _, e := range entries {
+		object, err := resource.Decode(e)
+		if err == nil {
+			ranges, convertErr := convert.Reservation(object.(*v3.IPReservation))
+			kept, err = append(kept, ranges...), convertErr
+		}
+		if err != nil {
+			g.warn("%v", err)
+		}
+	}
+	return kept, nil
+}
+
 func (g *globals) readBlocks(ctx context.Context, s store.Store) ([]usage, error) {
 	entries, _, err := s.List(ctx, store.Block, "")
 	if err != nil {
@@ -176,7 +224,7 @@ func (g *globals) readBlocks(ctx context.Context, s store.Store) ([]usage, error
 		}
 		node, _ := b.Node()
 		held := len(b.HeldBy(isReserve))
-		list = append(list, usage{Grouping: "Block", CIDR: b.CIDR, Total: size(b.CIDR), InUse: b.InUse() - held, Held: held, Node: node})
+		list = append(list, usage{Grouping: "Block", CIDR: b.CIDR, Total: size(b.CIDR), InUse: b.InUse() - held, Held: held, Node: node, block: b})
 	}
 	slices.SortFunc(list, func(a, b usage) int { return a.CIDR.Addr().Compare(b.CIDR.Addr()) })
 	return list, nil
@@ -189,6 +237,7 @@ type holding struct {
 	IP         netip.Addr        `json:"ip"`
 	InUse      bool              `json:"inUse"`
 	Held       bool              `json:"held,omitempty"` // by a node's reserve
+	ReleasedAt time.Time         `json:"releasedAt,omitzero"` // when it rests: ipCooldownSeconds
 	Handle     string            `json:"handle,omitempty"`
 	Attributes map[string]string `json:"attributes,omitempty"`
 	Block      netip.Prefix      `json:"block,omitzero"`
@@ -212,6 +261,8 @@ func (g *globals) ipamAddress(ctx context.Context, addr netip.Addr) error {
 	switch {
 	case found.Held:
 		fmt.Fprintf(g.stdout, "IP %s is held ready by node %s for pods to come\n", addr, found.Node)
+	case !found.ReleasedAt.IsZero():
+		fmt.Fprintf(g.stdout, "%s is not assigned: it was released at %s and rests (ipCooldownSeconds)\n", addr, found.ReleasedAt.UTC().Format(time.RFC3339))
 	case !found.InUse:
 		fmt.Fprintf(g.stdout, "%s is not assigned\n", addr)
 	default:
@@ -255,6 +306,7 @@ func (g *globals) findHolding(ctx context.Context, s store.Store, addr netip.Add
 		}
 		found.Block = b.CIDR
 		found.Node, _ = b.Node()
+		found.ReleasedAt, _ = b.Resting(addr)
 		if who, ok := b.Holder(addr); ok {
 			found.InUse, found.Held = !isReserve(who), isReserve(who)
 			found.Handle, found.Attributes = who.Handle, who.Secondary

@@ -194,6 +194,10 @@ func (r reserved) leaves(p netip.Prefix) bool {
 	return !slices.ContainsFunc(r, func(outer netip.Prefix) bool { return cidr.Covers(outer, p) })
 }
 
+// CountReserved is how many addresses of p lie in the ranges, which may overlap
+// each other.
+func CountReserved(ranges []netip.Prefix, p netip.Prefix) *big.Int { return reserved(ranges).within(p) }
+
 // within counts the reserved addresses of p.
 func (r reserved) within(p netip.Prefix) *big.Int {
 	n := new(big.Int)
