@@ -225,6 +225,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		named{"kernel events", a.watchKernel},
 		named{"packet filter events", a.watchFilter},
 		named{"tombstones", a.watchTombstones},
+		named{"run directory", a.watchRunDir},
 		cniserver.New(filepath.Join(a.cfg.RunDir, "cni.sock"), measured{a, a.counts}, a.log),
 		admin.New(filepath.Join(a.cfg.RunDir, "admin.sock"), a, a, a.log),
 	}
