@@ -108,6 +108,7 @@ type Agent struct {
 	resources  *resources
 	undertaker *undertaker
 	publisher  *publisher
+	door       *cniserver.Server // for the plugin
 	counts     *metrics.Counts
 	store      *metrics.Store
 	scrapes    *metrics.Server // nil where metrics are off
@@ -176,6 +177,7 @@ func open(cfg Config) (*Agent, error) {
 	})
 	a.undertaker = newUndertaker(a)
 	a.publisher = newPublisher(a)
+	a.door = cniserver.New(filepath.Join(cfg.RunDir, "cni.sock"), measured{a, a.counts}, cfg.Log)
 	a.loop = reconcile.New(cfg.Log,
 		reconcile.Section{Name: sectionKernel, Reconcile: a.timed(sectionKernel, a.converge), Resync: time.Minute},
 		reconcile.Section{Name: sectionSpeaker, Reconcile: a.timed(sectionSpeaker, a.convergeSpeaker)},
@@ -226,7 +228,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		named{"packet filter events", a.watchFilter},
 		named{"tombstones", a.watchTombstones},
 		named{"run directory", a.watchRunDir},
-		cniserver.New(filepath.Join(a.cfg.RunDir, "cni.sock"), measured{a, a.counts}, a.log),
+		a.door,
 		admin.New(filepath.Join(a.cfg.RunDir, "admin.sock"), a, a, a.log),
 	}
 	if a.scrapes != nil {

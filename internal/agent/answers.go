@@ -17,10 +17,16 @@ import (
 	"github.com/ocicat-net/ocicat/internal/speaker"
 )
 
-// Ready is nil once the agent serves pods and has verified the node's routes.
+// Ready is nil once the agent serves pods, its door for the plugin is open and
+// the node's routes are verified.
 func (a *Agent) Ready() error {
 	if err := a.serving(); err != nil {
 		return err
+	}
+	select {
+	case <-a.door.Ready():
+	default:
+		return fault.New(fault.Unavailable, "the socket for the CNI plugin is not open yet")
 	}
 	select {
 	case <-a.verified:
