@@ -137,7 +137,10 @@ func (n *Notification) Error() string {
 		return fmt.Sprintf("%s: %q", text, words)
 	}
 	if hard := n.Encapsulated(); hard != nil {
-		return text + ": " + hard.Code.Text(hard.Subcode)
+		text += ": " + hard.Code.Text(hard.Subcode)
+		if words := hard.ShutdownText(); words != "" {
+			text += fmt.Sprintf(": %q", words)
+		}
 	}
 	return text
 }

@@ -171,7 +171,7 @@ func TestNotificationReceived(t *testing.T) {
 		reason string
 	}{
 		{"shutdown", message.Shutdown(message.AdminShutdown, "maintenance"), true, `peer closed: cease: administrative shutdown: "maintenance"`},
-		{"hard reset", message.Hard(message.Shutdown(message.AdminShutdown, "bye")), false, "peer closed: cease: hard reset: cease: administrative shutdown"},
+		{"hard reset", message.Hard(message.Shutdown(message.AdminShutdown, "bye")), false, `peer closed: cease: hard reset: cease: administrative shutdown: "bye"`},
 		{"hold timer", &message.Notification{Code: message.HoldTimerExpired}, true, "peer closed: hold timer expired"},
 		{"header error of number 9", &message.Notification{Code: message.HeaderError, Subcode: 9}, true, "peer closed: message header error: subcode 9"},
 	}
@@ -308,7 +308,7 @@ func TestStop(t *testing.T) {
 	bye := message.Shutdown(message.AdminShutdown, "drained")
 	s := play(t, ours())
 	s.establish(1, openOf(high))
-	s.on(Stop{Notification: bye, Reason: "drained"}, "send 1 cease: hard reset: cease: administrative shutdown", "close 1", "down 1")
+	s.on(Stop{Notification: bye, Reason: "drained"}, `send 1 cease: hard reset: cease: administrative shutdown: "drained"`, "close 1", "down 1")
 	s.state(speaker.Idle)
 	s.reason("drained")
 	s.on(Tick{})
