@@ -236,7 +236,7 @@ func isReserve(who alloc.Attribute) bool { return who.Secondary["type"] == alloc
 type holding struct {
 	IP         netip.Addr        `json:"ip"`
 	InUse      bool              `json:"inUse"`
-	Held       bool              `json:"held,omitempty"` // by a node's reserve
+	Held       bool              `json:"held,omitempty"`      // by a node's reserve
 	ReleasedAt time.Time         `json:"releasedAt,omitzero"` // when it rests: ipCooldownSeconds
 	Handle     string            `json:"handle,omitempty"`
 	Attributes map[string]string `json:"attributes,omitempty"`

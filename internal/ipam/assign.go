@@ -112,7 +112,7 @@ func (c *Client) AutoAssign(ctx context.Context, req AssignRequest) ([]netip.Add
 	if a.short() == 0 {
 		return a.given, nil
 	}
-	return a.given, a.exhausted(limit)
+	return a.given, a.exhausted(ctx, limit)
 }
 
 func (a *assignment) request() request {
@@ -327,12 +327,10 @@ func (t *try) undo(ctx context.Context, c *Client, b *alloc.Block, handle string
 	return c.countDown(ctx, handle, b.CIDR, n, len(b.ByHandle(handle)))
 }
 
-func (a *assignment) exhausted(limit bool) error {
-	var pools []string
-	for _, p := range a.pools {
-		pools = append(pools, p.Name)
-	}
-	what := fault.New(fault.Exhausted, "assign %d IPv%d addresses on %s from %v: %d free", a.req.Num, a.req.Family, a.req.Node, pools, len(a.given))
+// exhausted says how the pools stand and why no more came of them.
+func (a *assignment) exhausted(ctx context.Context, limit bool) error {
+	what := fault.New(fault.Exhausted, "assign %d IPv%d addresses on %s: %d given; %s",
+		a.req.Num, a.req.Family, a.req.Node, len(a.given), a.c.shortage(ctx, a.pools))
 	switch {
 	case limit:
 		return fault.Hint(what, "the node owns its limit of %d blocks: raise maxBlocksPerHost", a.maxBlocks())
