@@ -81,39 +81,60 @@ func TestNodeOfTheSameNameAtOnce(t *testing.T) {
 	rounds := chaos.Scale(40, 2000)
 	r := chaos.Begin(t, "B13", "machine replaced by one of its name at once, again and again, the old pods run on for an hour", "0 addresses given twice; the old machines' addresses come back")
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, "10.0.0.0/20", 26)
-		s.collect("watcher", ipam.DefaultTimes())
-		var before *machine
-		var lifetime time.Duration
-		for i := range rounds {
-			m := s.boot("n1", fmt.Sprint("instance-", i), fmt.Sprint("boot-", i))
-			if before != nil {
-				before.cutOff()
-				before.stop() // the agent is gone, its pods are not
-			}
-			time.Sleep(4*time.Minute + 10*time.Second)
-			for j := range 3 {
-				m.mustAdd(fmt.Sprintf("pod-%d-%d", i, j))
-			}
-			if before != nil {
-				time.Sleep(time.Hour)
-				before.die()
-			}
-			before = m
+		twice, left, lifetime := replace(t, rounds, "10.0.0.0/20", 26, ipam.DefaultTimes())
+		if twice > 0 || left != 1+3 {
+			t.Errorf("%d given twice, %d handles left, want the last machine's reserve and three pods", twice, left)
 		}
-		if len(s.twice) > 0 {
-			t.Errorf("given twice: %v", s.twice)
-		}
-		left := time.Now()
-		for time.Since(left) < 5*time.Hour && len(holders(s)) > 1+3 {
-			time.Sleep(5 * time.Minute)
-		}
-		lifetime = time.Since(left)
-		if n := len(holders(s)); n != 1+3 {
-			t.Errorf("%d handles left, want the last machine's reserve and three pods", n)
-		}
-		r.Measuredf("%d machines: %d given twice, all addresses of the old ones back %s after the last", rounds, len(s.twice), lifetime.Round(time.Minute))
+		r.Measuredf("%d machines: %d given twice, all addresses of the old ones back %s after the last", rounds, twice, lifetime.Round(time.Minute))
 	})
+	synctest.Test(t, func(t *testing.T) {
+		times := ipam.DefaultTimes()
+		times.Reclaim = 10 * time.Minute
+		twice, _, _ := replace(t, 20, "10.0.0.0/27", 28, times)
+		if twice == 0 {
+			t.Error("with the old machine's addresses freed after 10 min nothing is given twice")
+		}
+		r.Twinf("old machine's addresses freed after 10 min: %d given twice by 20 machines", twice)
+	})
+}
+
+// replace replaces a machine by another of its name, again and again. The old
+// one's pods run for an hour more. It returns how many addresses were given
+// twice, how many handles are left at the end, and when no more of them went.
+func replace(t *testing.T, rounds int, pool string, blockSize int, times ipam.Times) (twice, left int, lifetime time.Duration) {
+	s := newSite(t, pool, blockSize)
+	s.collect("watcher", times)
+	var before *machine
+	for i := range rounds {
+		m := s.boot("n1", fmt.Sprint("instance-", i), fmt.Sprint("boot-", i))
+		if before != nil {
+			before.cutOff()
+			before.stop() // the agent is gone, its pods are not
+		}
+		time.Sleep(4*time.Minute + 10*time.Second)
+		for j := range 3 {
+			m.mustAdd(fmt.Sprintf("pod-%d-%d", i, j))
+		}
+		if before != nil {
+			for j := range 20 { // pods come and go while the old ones still run
+				time.Sleep(3 * time.Minute)
+				pod := fmt.Sprintf("short-%d-%d", i, j)
+				addr := m.mustAdd(pod)
+				m.r.Release(pod, addr, nil)
+				delete(m.pods, pod)
+				s.mu.Lock()
+				delete(s.owners, addr)
+				s.mu.Unlock()
+			}
+			before.die()
+		}
+		before = m
+	}
+	start := time.Now()
+	for time.Since(start) < 5*time.Hour && len(holders(s)) > 1+3 {
+		time.Sleep(5 * time.Minute)
+	}
+	return len(s.twice), len(holders(s)), time.Since(start)
 }
 
 func TestNodeChurn(t *testing.T) {
