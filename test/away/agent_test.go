@@ -96,6 +96,7 @@ func (w *world) secondAgentRefused() {
 func TestFilesLost(t *testing.T) {
 	w := up(t)
 	w.add("kept", master)
+	w.clean() // its name is in the datastore: the kernel does not know it
 	spoil := []struct {
 		what string
 		do   func()
