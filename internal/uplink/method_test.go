@@ -84,7 +84,7 @@ func TestMethodsAsCalico(t *testing.T) {
 		layouts++
 		for value, chosen := range l.Chosen {
 			if value == "" {
-				continue // chosen by score here: compatibility.md
+				continue // chosen by score here: environment.md
 			}
 			want := ""
 			if chosen.V4 != nil {

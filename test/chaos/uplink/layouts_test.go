@@ -103,7 +103,7 @@ func choose(t *testing.T, ns *nstest.NS, had uplink.Had) uplink.Choice {
 // Calico's first-found takes.
 func TestLayouts(t *testing.T) {
 	nstest.RequireRoot(t)
-	r := chaos.Begin(t, "F2", "machines of many layouts: bonds, bridges, VIPs, tunnels, clouds, pods", "the address a person would choose, with its reason")
+	r := chaos.Begin(t, "F2", "machines of many layouts: bridges, VIPs, tunnels, clouds, pods", "the address a person would choose, with its reason")
 	var golden strings.Builder
 	right, others := 0, 0
 	for _, l := range layouts {
