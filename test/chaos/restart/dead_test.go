@@ -34,6 +34,7 @@ func TestStaysDead(t *testing.T) {
 			}
 			r := chaos.Begin(t, "D12", "kill -9, the agent stays dead, peer "+p.name,
 				fmt.Sprintf("0 packets lost for %v, the dead node's kernel unchanged; then what the peer does", speaker.DefaultRestartTime))
+			awaitSettled(t, s)
 			// What the node's own kernel does: any event there would be a change.
 			events := flow.WatchRoutes(t, s.Netns(dying), stableBlock)
 			before := s.Node(dying, "ip route show")
@@ -61,6 +62,21 @@ func TestStaysDead(t *testing.T) {
 			r.Measuredf("0 changes on the dead node; route back once it started again")
 		})
 	}
+}
+
+// awaitSettled waits until the dying node has the peer's route for good.
+func awaitSettled(t *testing.T, s *scene) {
+	t.Helper()
+	client := admin.Dial(s.agent.socket)
+	nstest.Eventually(t, 30*time.Second, func() bool {
+		sessions, err := client.Sessions(t.Context())
+		if err != nil || len(sessions) != 1 || sessions[0].Stale || sessions[0].Received != 1 {
+			return false
+		}
+		routes, err := client.Routes(t.Context())
+		return err == nil && len(routes) == 1 && routes[0].State == "installed" &&
+			strings.Contains(s.Node(dying, "ip route show "+stableBlock.String()), "via")
+	}, "the peer's route is installed")
 }
 
 // awaitRouteGone waits until the peer has no route to the dead node's block.
