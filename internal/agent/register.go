@@ -88,6 +88,9 @@ func (a *Agent) createDefaultPools(ctx context.Context) error {
 	if err != nil || len(pools) > 0 {
 		return err
 	}
+	if a.resources.knowsPool() { // it is about to be believed gone, or the datastore was wiped
+		return fault.New(fault.Unavailable, "create default pools: the datastore no longer has the pools this node knows")
+	}
 	networks, err := a.ownNetworks(ctx)
 	if err != nil {
 		return err
@@ -135,6 +138,9 @@ func (a *Agent) ownNetworks(ctx context.Context) ([]netip.Prefix, error) {
 // writeNode creates the node's Node, or brings its address and AS up to date;
 // what others wrote into it stays. Without an address the Node stays as it is.
 func (a *Agent) writeNode(ctx context.Context) error {
+	if gone := a.resources.mistrusted(); gone != "" {
+		return fault.New(fault.Unavailable, "write Node %s: the datastore no longer has %s", a.cfg.Node, gone)
+	}
 	node, entry, err := a.storedNode(ctx)
 	if err != nil {
 		return err

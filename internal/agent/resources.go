@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -31,9 +32,13 @@ type resources struct {
 	agent *Agent
 
 	mu       sync.Mutex
-	entries  map[store.Key]store.Entry
-	full     map[store.Kind]bool  // kinds whose whole set the datastore delivered
-	lost     map[store.Kind]error // kinds whose contact is lost, and why
+	entries  map[store.Key]store.Entry // what the datastore says
+	believed view                      // what the agent goes by
+	refused  string                    // what is gone and not believed to be, "" for nothing
+	missing  int                       // how many deletions are not believed yet
+	settle   *time.Timer               // until deletions are looked at
+	full     map[store.Kind]bool       // kinds whose whole set the datastore delivered
+	lost     map[store.Kind]error      // kinds whose contact is lost, and why
 	problems []problem.Problem
 	unsaved  error         // why the local copy could not be written, nil when it was
 	settled  chan struct{} // closed when every kind was delivered once
@@ -41,7 +46,7 @@ type resources struct {
 }
 
 func newResources(a *Agent) *resources {
-	return &resources{
+	r := &resources{
 		agent:   a,
 		entries: map[store.Key]store.Entry{},
 		full:    map[store.Kind]bool{},
@@ -49,6 +54,9 @@ func newResources(a *Agent) *resources {
 		settled: make(chan struct{}),
 		save:    make(chan struct{}, 1),
 	}
+	r.settle = time.AfterFunc(time.Hour, r.deletionsSettled)
+	r.settle.Stop()
+	return r
 }
 
 // run follows every kind until ctx ends.
@@ -61,6 +69,7 @@ func (r *resources) run(ctx context.Context) error {
 	}
 	following.Go(func() { r.keepCopy(ctx) })
 	following.Wait()
+	r.settle.Stop()
 	return nil
 }
 
@@ -91,6 +100,7 @@ func (r *resources) update(kind store.Kind, u store.Update) {
 	complete := len(r.full) == len(followed)
 	var decided feed.Cluster
 	if complete {
+		r.believe(false)
 		decided, r.problems = r.decide(true)
 	}
 	r.mu.Unlock()
@@ -110,7 +120,7 @@ func (r *resources) update(kind store.Kind, u store.Update) {
 	}
 }
 
-// decide converts what is known. The caller holds the lock.
+// decide converts what is believed. The caller holds the lock.
 func (r *resources) decide(synced bool) (feed.Cluster, []problem.Problem) {
 	a := r.agent
 	c := feed.Cluster{Nodes: map[cluster.NodeName]cluster.Node{}, Synced: synced}
@@ -118,7 +128,7 @@ func (r *resources) decide(synced bool) (feed.Cluster, []problem.Problem) {
 	var bgp *v3.BGPConfiguration
 	var config *v1.OcicatConfiguration
 	var peers []*v3.BGPPeer
-	for _, e := range r.entries {
+	for _, e := range r.believed {
 		object, err := resource.Decode(e)
 		if err != nil {
 			problems = append(problems, resource.Quarantined(e.Key, err))
@@ -178,6 +188,9 @@ func (r *resources) Problems() []problem.Problem {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	list := slices.Clone(r.problems)
+	if r.refused != "" {
+		list = append(list, problem.New(problem.MassDeletion, "", r.refused))
+	}
 	if r.unsaved != nil {
 		list = append(list, problem.New(problem.StateUnwritten, r.agent.localCopyPath(), "the local copy of the datastore", r.unsaved))
 	}
@@ -195,6 +208,7 @@ func (r *resources) recall() error {
 		key := store.Key{Kind: e.Kind, Name: e.Name}
 		r.entries[key] = store.Entry{Key: key, Value: e.Value}
 	}
+	r.believed = maps.Clone(r.entries)
 	decided, problems := r.decide(true)
 	r.problems = problems
 	r.mu.Unlock()
@@ -281,7 +295,7 @@ func (r *resources) copy() localCopy {
 	c := localCopy{Node: string(r.agent.cfg.Node), Blocks: snap.Blocks, PastPools: snap.PastPools}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for key, e := range r.entries {
+	for key, e := range r.believed {
 		c.Entries = append(c.Entries, copiedEntry{Kind: key.Kind, Name: key.Name, Value: e.Value})
 	}
 	return c

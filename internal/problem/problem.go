@@ -46,7 +46,6 @@ const (
 	StoreRolledBack  Code = "OC5006"
 	StoreDenied      Code = "OC5007"
 	MassDeletion     Code = "OC5008"
-	EnvDiffers       Code = "OC5009"
 )
 
 // Entry is one row of the table.
@@ -87,8 +86,7 @@ var Table = []Entry{
 	{EnvIgnored, "environment variable ignored", "%s is set to %q but has no effect: %s", "Unset it, or change the resource it stands for."},
 	{StoreRolledBack, "datastore is not as this agent left it", "the heartbeat node %s wrote last is not in the datastore: %s; no address is given until all it holds are written there again", "The datastore was restored from a backup, or objects were deleted. Wait two minutes; then ocicat status shows what could not be written (OC2006), and ocicat ipam check what is left over: docs/ipam-repair.md."},
 	{StoreDenied, "datastore and node do not accept each other", "the datastore cannot be used: %s", "Correct credentials or certificates (ETCD_USERNAME, ETCD_PASSWORD_FILE, ETCD_CA_CERT_FILE, ETCD_CERT_FILE): docs/datastore.md. Files are read anew, no restart is needed. Pods keep their network and DEL works."},
-	{MassDeletion, "deletion of too much at once", "the datastore no longer has %s: not believed, this node goes on with what it knew", "If the datastore was wiped or replaced, restore it from a backup. If the deletion is meant, delete the file named in docs/datastore.md on this node, or restart the agent with it removed."},
-	{EnvDiffers, "environment differs from the pool", "%s is %q, but pool %s has %s %q", "Change the pool, or the variable on every node: a variable changes a pool only where its value changed since this node's last start and nobody else changed the field; CIDR and block size are never changed."},
+	{MassDeletion, "deletion of too much at once", "the datastore no longer has %s: not believed, this node goes on with what it knew", "Restore the datastore from a backup, or apply the pools again. If the deletion is meant, stop the agent, delete datastore.json in its state directory (/var/lib/ocicat) and start it."},
 }
 
 // Problem is one thing that is wrong now. Object names what it is about, and
