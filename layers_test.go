@@ -39,7 +39,7 @@ var layers = [][]string{
 	{"internal/cniserver", "internal/admin"},
 	{"internal/agent"},
 	{"internal/lab"},
-	{"internal/lab/article"},
+	{"internal/lab/article", "bench/routes"},
 	{"internal/cli"},
 	{"cmd/ocicat", "cmd/ocicatd", "cmd/ocicat-cni", "cmd/ocicat-etcd", "bench", "bench/netlinkfloor", "."},
 }

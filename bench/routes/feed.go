@@ -106,7 +106,7 @@ func (b *bench) dial(ctx context.Context) (net.Conn, error) {
 
 func (b *bench) handshake(ctx context.Context) (c net.Conn, err error) {
 	err = netns.Do(b.there, func() (err error) {
-		d := net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(peerAddr)}}
+		d := net.Dialer{Timeout: time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(peerAddr), 0))}
 		c, err = d.DialContext(ctx, "tcp4", net.JoinHostPort(nodeAddr, "179"))
 		return err
 	})
