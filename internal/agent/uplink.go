@@ -30,6 +30,7 @@ const settleTime = 2 * time.Second
 // chosen is the node's address as last chosen.
 type chosen struct {
 	hint chan struct{} // capacity 1: the choice may be another
+	node *v3.Node      // the own Node as last read; the registration's
 
 	mu     sync.Mutex
 	choice uplink.Choice
@@ -70,6 +71,13 @@ func (a *Agent) awaitUplink(ctx context.Context) {
 	case <-settled:
 	case <-a.uplink.hint:
 	}
+	// The datastore may be out of reach without the address: what is wrong is
+	// said, and the neighbours are told, before it is asked.
+	if node := a.uplink.node; node != nil && ctx.Err() == nil {
+		if _, err := a.chooseAddress(ctx, node); err != nil {
+			a.log.Debug("address not chosen before the datastore was asked", "error", err)
+		}
+	}
 }
 
 // tellsUplink reports whether an event may change the choice of the node's
@@ -96,6 +104,7 @@ func (a *Agent) chooseAddress(ctx context.Context, node *v3.Node) (uplink.Choice
 		return uplink.Choice{}, err
 	}
 	u := &a.uplink
+	u.node = node
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	defer a.loop.Mark(sectionStatus)

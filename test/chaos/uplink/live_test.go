@@ -8,14 +8,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	v1 "github.com/ocicat-net/ocicat/api/v1"
 	"github.com/ocicat-net/ocicat/internal/admin"
 	"github.com/ocicat-net/ocicat/internal/lab"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/speaker"
 	"github.com/ocicat-net/ocicat/test/chaos"
 	"github.com/ocicat-net/ocicat/test/flow"
@@ -198,6 +201,10 @@ func TestAddressReplaced(t *testing.T) {
 		t.Fatal("no traffic to begin with")
 	}
 	s.Node(node, "ip addr del 192.168.0.12/24 dev ens160")
+	nstest.Eventually(t, 2*time.Second, func() bool {
+		report, err := admin.Dial(s.AdminSocket(node)).Report(t.Context())
+		return err == nil && slices.ContainsFunc(report.Status.Problems, func(p v1.Problem) bool { return p.Code == string(problem.AddressMissing) })
+	}, "problem of the missing address")
 	s.Node(node, "ip addr add 192.168.0.77/24 dev ens160")
 	begin := time.Now()
 	s.awaitPeer("192.168.0.77")
