@@ -140,7 +140,7 @@ func configure(o options) (agent.Config, error) {
 		Node: cluster.NodeName(e.Node), RunDir: o.runDir, StateDir: o.stateDir, Log: log,
 		Uplink: uplink.Policy{IP: e.IP, Method: e.Method, InterfacePrefix: e.InterfacePrefix, Reach: reach},
 		Times:  ipam.TimesFor(o.lease),
-		AS:     e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Problems: problems,
+		AS:     e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Environment: e, Problems: problems,
 		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: e.InterfacePrefix, PermGateway: o.permGateway, Reserve: ipam.DefaultReserve},
 	}
 	cfg.Metrics = e.Metrics

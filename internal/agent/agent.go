@@ -76,6 +76,8 @@ type Config struct {
 	// AppliedEnv are the variables of the pools this agent started with, for
 	// the record.
 	AppliedEnv map[string]string
+	// Environment changes pools as those variables changed; nil for never.
+	Environment Environment
 	// Settings are the agent's own, where the cluster's OcicatConfiguration
 	// says nothing.
 	Settings cluster.Settings
@@ -92,6 +94,7 @@ type Config struct {
 
 // Agent is one node's agent. Make one with New, then Run it.
 type Agent struct {
+	memory  memory
 	cfg     Config
 	log     *slog.Logger
 	id      identity

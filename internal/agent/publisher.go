@@ -63,6 +63,10 @@ func (p *publisher) publish(ctx context.Context) error {
 	if !due {
 		return nil
 	}
+	if err := p.agent.recallEnvironment(ctx); err != nil {
+		return nil // told once as OC5003; the next pass tries again
+	}
+	report.Status.AppliedEnvironment = p.agent.environment()
 	value, err := resource.Encode(report, nil)
 	if err != nil {
 		return err
@@ -84,7 +88,7 @@ func (p *publisher) publish(ctx context.Context) error {
 // essenceOf is what of a report is published at once when it changes.
 func essenceOf(s *v1.NodeStatus) string {
 	r := s.Status
-	essence := v1.NodeReport{Ready: r.Ready, Address: r.Address, AddressChoice: r.AddressChoice, AS: r.AS, Blocks: r.Blocks, Problems: r.Problems, Agent: v1.AgentInfo{Started: r.Agent.Started}}
+	essence := v1.NodeReport{AppliedEnvironment: r.AppliedEnvironment, Ready: r.Ready, Address: r.Address, AddressChoice: r.AddressChoice, AS: r.AS, Blocks: r.Blocks, Problems: r.Problems, Agent: v1.AgentInfo{Started: r.Agent.Started}}
 	essence.Counts = v1.Counts{RoutesWanted: r.Counts.RoutesWanted, RoutesInstalled: r.Counts.RoutesInstalled, Pods: r.Counts.Pods}
 	for _, session := range r.Sessions {
 		essence.Sessions = append(essence.Sessions, v1.Session{Peer: session.Peer, State: session.State, Received: session.Received, Sent: session.Sent})
@@ -114,7 +118,7 @@ func (a *Agent) Report() *v1.NodeStatus {
 	r.AS, r.Uplink, r.Mode, r.Mesh = uint32(a.localAS(snap)), snap.Host.Uplink, "BGP", snap.BGP.Mesh
 	r.AddressChoice = a.addressReport()
 	r.Ready = a.Ready() == nil
-	r.AppliedEnvironment = a.cfg.AppliedEnv
+	r.AppliedEnvironment = a.environment()
 	for _, b := range snap.Blocks {
 		r.Blocks = append(r.Blocks, b.CIDR.String())
 	}

@@ -49,6 +49,9 @@ func (a *Agent) registerOnce(ctx context.Context) error {
 	if err := a.createDefaultPools(ctx); err != nil {
 		return err
 	}
+	if err := a.applyEnvironment(ctx); err != nil {
+		return err
+	}
 	if err := a.writeNode(ctx); err != nil {
 		return err
 	}

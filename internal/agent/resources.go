@@ -136,6 +136,9 @@ func (r *resources) decide(synced bool) (feed.Cluster, []problem.Problem) {
 		}
 		switch o := object.(type) {
 		case *v3.IPPool:
+			if a.cfg.Environment != nil {
+				problems = append(problems, a.cfg.Environment.Differences(o)...)
+			}
 			pool, err := convert.Pool(o)
 			if err != nil {
 				problems = append(problems, resource.Quarantined(e.Key, err))

@@ -17,8 +17,14 @@ var update = flag.Bool("update", false, "rewrite docs/environment.md")
 const docsHead = `# Environment variables
 
 The agent reads the variables of ` + "`calico/node`" + ` with their meaning there. They
-matter at start. Those of the default pool are used only when the cluster has
-no pool at all; later changes are made to the IPPool.
+matter at start.
+
+The first start makes the default pool of them, where the cluster has no pool at
+all, and notes on it what it wrote (annotation ` + "`ocicat.net/applied-env`" + `). A later
+start changes a field of that pool only if this node's variable has another value
+than at its last start, and the field still holds what was noted: a rolling change
+does not turn a pool to and fro, and an edit stays. CIDR and block size are never
+changed. Where a variable and the pool differ, ` + "`ocicat status`" + ` says so (OC5009).
 
 A value that cannot be right, or that asks for something this version does not
 do, ends the start with an error that names the variable. A variable without
