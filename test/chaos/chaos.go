@@ -9,11 +9,10 @@ package chaos
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -125,6 +124,10 @@ func (r *Record) write() error {
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%s-%d-%s.json", r.ID, os.Getpid(), strings.NewReplacer("/", "_", " ", "_").Replace(r.Test))
-	return os.WriteFile(filepath.Join(dir, name), data, 0o600)
+	file, err := os.CreateTemp(dir, r.ID+"-*.json")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	return errors.Join(err, file.Close())
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command report runs the reliability tests and writes what they measured to
-// docs/reliability.md. By default it runs the bounded form and writes nothing;
-// -full runs the numbers of the table and writes it. -run and packages choose,
-// for a part of it: then rows of other cases stay as they were.
+// docs/reliability.md. By default it runs the numbers of CI and writes nothing;
+// -full runs the full numbers and writes the table, -write the table from
+// those of CI. -run and packages choose a part: then the other rows stay as
+// they were, and so does a row in full numbers that only CI's were run of.
 package main
 
 import (
@@ -33,42 +34,43 @@ const recorder = "github.com/ocicat-net/ocicat/test/chaos"
 func main() {
 	var (
 		full  = flag.Bool("full", false, "run the full numbers and write docs/reliability.md")
+		write = flag.Bool("write", false, "write docs/reliability.md from the numbers of CI")
 		run   = flag.String("run", "", "only tests matching `regexp`")
 		limit = flag.Duration("limit", 6*time.Hour, "`time` all may take")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := suite(ctx, *full, *run, *limit, flag.Args()); err != nil {
+	if err := suite(ctx, *full, *full || *write, *run, *limit, flag.Args()); err != nil {
 		fmt.Fprintf(os.Stderr, "chaos: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-// suite runs the tests and, in full, brings the table up to date.
-func suite(ctx context.Context, full bool, run string, limit time.Duration, packages []string) error {
+// suite runs the tests and, if asked, brings the table up to date.
+func suite(ctx context.Context, full, write bool, run string, limit time.Duration, packages []string) error {
 	dir, err := os.MkdirTemp("", "ocicat-chaos-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	if len(packages) == 0 {
-		if packages, err = recording(ctx, full); err != nil {
+		if packages, err = recording(ctx, write); err != nil {
 			return err
 		}
 	}
 	testErr := test(ctx, dir, full, run, limit, packages)
-	if !full {
+	if !write {
 		return testErr
 	}
 	return errors.Join(testErr, update(dir))
 }
 
-// recording are the packages of the suite: those below test/chaos, and in full
-// also all others whose tests record a case.
-func recording(ctx context.Context, full bool) ([]string, error) {
+// recording are the packages of the suite: those below test/chaos, and for the
+// table also all others whose tests record a case.
+func recording(ctx context.Context, table bool) ([]string, error) {
 	packages := []string{"./test/chaos/..."}
-	if !full {
+	if !table {
 		return packages, nil
 	}
 	format := `{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}`
@@ -128,7 +130,11 @@ func update(dir string) error {
 		if r.Package, err = filepath.Rel(root, r.Package); err != nil {
 			return err
 		}
-		kept[r.Package+" "+r.Test+" "+r.ID] = r
+		key := r.Package + " " + r.Test + " " + r.ID + " " + r.Provoked
+		if old := kept[key]; old != nil && old.Full && !r.Full && !r.Failed {
+			continue
+		}
+		kept[key] = r
 	}
 	if err := save(recordsFile, kept); err != nil {
 		return err
@@ -162,7 +168,7 @@ func load(path string) (map[string]*chaos.Record, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	for _, r := range list {
-		kept[r.Package+" "+r.Test+" "+r.ID] = r
+		kept[r.Package+" "+r.Test+" "+r.ID+" "+r.Provoked] = r
 	}
 	return kept, nil
 }
