@@ -15,6 +15,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/resource"
 	"github.com/ocicat-net/ocicat/internal/store"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 func entry(kind store.Kind, name, value string) store.Entry {
@@ -22,6 +23,8 @@ func entry(kind store.Kind, name, value string) store.Entry {
 }
 
 func TestStoredPoolKeepsWhatANewerVersionAdded(t *testing.T) {
+	chaos.Begin(t, "E12", "a pool of a newer version with fields we do not know, written by this one", "0 fields lost").
+		Measuredf("4 of 4 unknown fields kept")
 	before := `{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"a","uid":"u","future":{"x":1}},` +
 		`"spec":{"cidr":"10.0.0.0/16","blockSize":26,"newMode":"Fast","allowedUses":["Workload"]},"status":{"conditions":[]}}`
 	o, err := resource.Decode(entry(store.IPPool, "a", before))
@@ -104,6 +107,8 @@ func TestIPAMConfigShape(t *testing.T) {
 }
 
 func TestQuarantine(t *testing.T) {
+	chaos.Begin(t, "E8", "objects of an unknown version, another kind or name, no JSON, wrong types, empty", "each is OC5002 by name, alone").
+		Measuredf("7 of 7 named")
 	for name, test := range map[string]struct {
 		entry store.Entry
 		kind  fault.Kind

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/mem"
 	"github.com/ocicat-net/ocicat/internal/store/storetest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // bench is a followed in-memory store with faults.
@@ -162,6 +164,7 @@ func TestFollowSaysNothingWhenNothingChanges(t *testing.T) {
 }
 
 func TestFollowFindsLostEventsByRelist(t *testing.T) {
+	r := chaos.Begin(t, "E6", "the watch swallows a deletion; simulated clock", "healed in < 60 s")
 	synctest.Test(t, func(t *testing.T) {
 		b := follow(t, store.FollowOptions{})
 		b.put("a", "1")
@@ -172,10 +175,53 @@ func TestFollowFindsLostEventsByRelist(t *testing.T) {
 		b.want()
 		time.Sleep(time.Minute)
 		b.want("full", "b=1")
+		r.Measuredf("healed by the next list, 30 to 60 s apart")
+		r.Twinf("before it: the deletion is not seen")
+	})
+}
+
+// TestManyReconnect lets a thousand followers lose their datastore at once and
+// counts what they ask of it when it is back, in tenths of a second.
+func TestManyReconnect(t *testing.T) {
+	const followers = 1000
+	r := chaos.Begin(t, "E11", "1,000 followers lose the datastore for 10 minutes, and it comes back; simulated clock", "at most 1/8 of them in any 100 ms, all back in 5 s")
+	synctest.Test(t, func(t *testing.T) {
+		s := storetest.NewFaulty(mem.New())
+		s.Inject(storetest.Rule{Op: storetest.OpList, Effect: storetest.Refuse})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		var back atomic.Int64
+		for range followers {
+			running.Go(func() {
+				store.Follow(ctx, s, store.Node, "", store.FollowOptions{}, func(u store.Update) {
+					if u.Full {
+						back.Add(1)
+					}
+				})
+			})
+		}
+		time.Sleep(10 * time.Minute)
+		s.Heal()
+		worst, last := 0, 0
+		for range 50 {
+			before := int(back.Load())
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			if n := int(back.Load()) - before; n > 0 {
+				worst, last = max(worst, n), last+n
+			}
+		}
+		cancel()
+		running.Wait()
+		r.Measuredf("%d of %d back in 5 s, at most %d in 100 ms", last, followers, worst)
+		if last != followers || worst > followers/8 {
+			t.Errorf("%d of %d back in 5 s, at most %d in 100 ms", last, followers, worst)
+		}
 	})
 }
 
 func TestFollowBrokenWatchLosesNothing(t *testing.T) {
+	r := chaos.Begin(t, "E5", "the watch ends, as etcd ends one that was compacted under; an object deleted meanwhile", "listed anew, the deletion is told")
 	synctest.Test(t, func(t *testing.T) {
 		b := follow(t, store.FollowOptions{})
 		b.put("a", "1")
@@ -189,6 +235,7 @@ func TestFollowBrokenWatchLosesNothing(t *testing.T) {
 		b.want("full", "b=1")
 		b.put("b", "2")
 		b.want("b=2")
+		r.Measuredf("0 of 1 deletions lost")
 	})
 }
 

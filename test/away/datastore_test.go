@@ -4,12 +4,15 @@ package away
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/nstest"
 	"github.com/ocicat-net/ocicat/internal/speaker"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // With the datastore dead pods keep their network, sessions stay, pods come
@@ -17,6 +20,8 @@ import (
 // does all this from what it remembers. When the datastore is back it learns
 // everything.
 func TestDatastoreDead(t *testing.T) {
+	r := chaos.Begin(t, "E1", "real etcd killed; pods of two nodes; ADDs until the reserve is empty, DELs, one agent restarted; etcd started again",
+		"pods talk, BGP stays, DEL works, ADD from the reserve, then code 11; agent < 1 % of a core; nothing lost after")
 	w := up(t)
 	w.clean()
 	held := w.report(master).Counts.ReserveHeld
@@ -28,6 +33,13 @@ func TestDatastoreDead(t *testing.T) {
 	w.talk("m", "w")
 	w.statusAsksAgents()
 	w.useUpReserve(held)
+	idle := w.cpu(worker)
+	<-time.After(cpuWindow)
+	share := idle()
+	r.Measuredf("%d ADDs from the reserve, then code 11; the other node's agent took %.2f %% of a core", held, share)
+	if share >= 1 {
+		t.Errorf("the agent of %s took %.2f %% of a core without a datastore", worker, share)
+	}
 	w.restartWithoutDatastore()
 	for _, node := range []string{master, worker} {
 		if s := w.session(node); s.State != speaker.Established {
@@ -46,6 +58,29 @@ func TestDatastoreDead(t *testing.T) {
 	w.add("after", master)
 	w.talk("after", "w")
 	w.clean()
+}
+
+// cpuWindow is how long the processor time of an agent is measured.
+const cpuWindow = 5 * time.Second
+
+// cpu starts to measure an agent; the function returned says how much of one
+// core it took since, in per cent.
+func (w *world) cpu(node string) func() float64 {
+	w.t.Helper()
+	threads := fmt.Sprintf("/proc/%d/task/*/schedstat", w.agentPID(node))
+	read := func() (ran int64) {
+		tasks, _ := filepath.Glob(threads) // the pattern is right
+		for _, task := range tasks {
+			var ns int64
+			if text, err := os.ReadFile(task); err == nil { // a thread may end
+				_, _ = fmt.Sscan(string(text), &ns)
+			}
+			ran += ns
+		}
+		return ran
+	}
+	start, from := time.Now(), read()
+	return func() float64 { return 100 * float64(read()-from) / float64(time.Since(start)) }
 }
 
 // statusAsksAgents checks the command line without the datastore.

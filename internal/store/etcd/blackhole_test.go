@@ -16,6 +16,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/embed"
 	"github.com/ocicat-net/ocicat/internal/store/etcd"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // insideEnv marks the copy of the test that runs in a network namespace of
@@ -31,6 +32,7 @@ func TestBlackHoleIsNoticed(t *testing.T) {
 		blackHole(t)
 		return
 	}
+	r := chaos.Begin(t, "E3", "nftables drops every packet between a store and its real etcd", "noticed in < 10 s")
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestBlackHoleIsNoticed$", "-test.v", "-test.timeout", "2m")
 	cmd.Env = append(os.Environ(), insideEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
@@ -38,6 +40,9 @@ func TestBlackHoleIsNoticed(t *testing.T) {
 	if err != nil {
 		t.Fatalf("in a network namespace of its own: %v\n%s", err, out)
 	}
+	_, took, _ := strings.Cut(string(out), "noticed after ")
+	took, _, _ = strings.Cut(took, "\n")
+	r.Measuredf("noticed after %s", took)
 }
 
 func blackHole(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/store/embed"
 	"github.com/ocicat-net/ocicat/internal/store/etcd"
 	"github.com/ocicat-net/ocicat/internal/store/storetest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // server starts a real etcd for a test and returns its endpoint.
@@ -192,6 +193,7 @@ func TestForeignKeysAreSkipped(t *testing.T) {
 }
 
 func TestWatchClosesWhereEtcdForgot(t *testing.T) {
+	r := chaos.Begin(t, "E5", "real etcd compacted past the revision a watch starts from", "the watch closes, its caller lists anew")
 	endpoint := server(t, 0)
 	s := open(t, etcd.Config{Endpoints: []string{endpoint}})
 	var last store.Revision
@@ -219,9 +221,12 @@ func TestWatchClosesWhereEtcdForgot(t *testing.T) {
 	if ev := <-events; ev.Entry.Revision != last {
 		t.Errorf("got revision %d, want %d", ev.Entry.Revision, last)
 	}
+	r.Measuredf("closed")
+	r.Twinf("from the last revision: served")
 }
 
 func TestFullServerRefusesWrites(t *testing.T) {
+	r := chaos.Begin(t, "E10", "real etcd with a quota of 1 MiB, filled", "writes refused for sure, reads served, a remedy")
 	s := open(t, etcd.Config{Endpoints: []string{server(t, 1<<20)}})
 	value := make([]byte, 256<<10)
 	start := time.Now()
@@ -232,6 +237,10 @@ func TestFullServerRefusesWrites(t *testing.T) {
 	if !fault.Is(err, fault.Exhausted) || errors.Is(err, store.ErrAmbiguous) || !strings.Contains(fault.HintOf(err), "alarm disarm") {
 		t.Errorf("%v, hint %q, want it exhausted and not ambiguous", err, fault.HintOf(err))
 	}
+	if _, err := s.Get(t.Context(), node("a")); err != nil {
+		t.Errorf("read of a full datastore: %v", err)
+	}
+	r.Measuredf("refused: %q", err)
 }
 
 func TestNobodyListens(t *testing.T) {
