@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -141,7 +140,8 @@ func (c Config) settings() (*embed.Config, error) {
 	s.QuotaBackendBytes = c.Quota
 	s.UnsafeNoFsync = c.NoFsync
 	s.EnableGRPCGateway = false
-	s.ClientTLSInfo = transport.TLSInfo{CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.ClientCA, ClientCertAuth: c.ClientCA != ""}
+	tls := &s.ClientTLSInfo
+	tls.CertFile, tls.KeyFile, tls.TrustedCAFile, tls.ClientCertAuth = c.CertFile, c.KeyFile, c.ClientCA, c.ClientCA != ""
 	return s, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,8 +100,8 @@ func leaf(host string) *x509.Certificate {
 		Subject:     pkix.Name{CommonName: host},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	if ip := net.ParseIP(host); ip != nil {
-		c.IPAddresses = []net.IP{ip}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		c.IPAddresses = append(c.IPAddresses, addr.AsSlice())
 	} else {
 		c.DNSNames = []string{host}
 	}
