@@ -36,8 +36,7 @@ func (a *Agent) telling(ev kernel.Event) bool {
 	case ev.Route != nil:
 		return a.routeTells(last, *ev.Route, ev.Deleted)
 	case ev.Neigh != nil:
-		_, ours := a.endpointOn(ev.Neigh.Dev)
-		return ours && ev.Deleted && !a.touched.now(ev.Neigh.Dev)
+		return a.neighTells(*ev.Neigh, ev.Deleted)
 	case ev.Link != nil:
 		return a.linkTells(last, *ev.Link, ev.Deleted)
 	}
@@ -55,6 +54,13 @@ func (a *Agent) routeTells(last *converged, seen host.Route, deleted bool) bool 
 		return wanted || seen.Dst.Bits() == 0 || last.conflicts[seen.Key()]
 	}
 	return !wanted || !kernel.SameRoute(want, seen)
+}
+
+// neighTells judges a neighbour that was set or deleted. One that packets are
+// waiting for is not gone when it is deleted: it fails, and is learned anew.
+func (a *Agent) neighTells(seen host.Neigh, deleted bool) bool {
+	ep, ours := a.endpointOn(seen.Dev)
+	return ours && !a.touched.now(seen.Dev) && seen.IP == ep.Addr && (deleted || seen.State != host.Permanent)
 }
 
 // linkTells judges a link that was changed or deleted. A host end is compared
