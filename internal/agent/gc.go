@@ -18,6 +18,11 @@ func (a *Agent) GC(ctx context.Context, req cniwire.GCRequest) error {
 	if err := a.serving(); err != nil {
 		return err
 	}
+	containers := make([]string, len(req.Valid))
+	for i, id := range req.Valid {
+		containers[i] = id.ContainerID
+	}
+	a.reserve.Listed(req.Network, containers)
 	stale := a.stale(req)
 	var errs []error
 	for i, id := range stale {

@@ -65,7 +65,7 @@ func TestHeartbeatEachMinute(t *testing.T) {
 		s := newSite(t)
 		s.run(ReserveConfig{Node: "n1", Size: 4})
 		time.Sleep(10*DefaultTimes().Beat + time.Second)
-		if got, want := s.heartbeatOf("n1"), (Heartbeat{Counter: 11, InstanceUID: "uid-n1", BootID: "boot-1"}); got != want {
+		if got, want := s.heartbeatOf("n1"), (Heartbeat{Counter: 11, InstanceUID: "uid-n1", BootID: "boot-1", Lease: LeaseTime}); got != want {
 			t.Errorf("heartbeat %+v, want %+v", got, want)
 		}
 	})

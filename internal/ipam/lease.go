@@ -39,6 +39,22 @@ type Heartbeat struct {
 	// FencedBy is set while somebody takes from the node what it holds, and
 	// says who.
 	FencedBy string `json:"fencedBy,omitempty"`
+	// Contested is set by another boot of the same instance that lives: one of
+	// the two machines is a copy of the other.
+	Contested bool `json:"contested,omitempty"`
+	// Lease is how long the node may use its reserve after this heartbeat; 0 in
+	// one of an older version.
+	Lease time.Duration `json:"leaseNs,omitempty"`
+}
+
+// mark is what tells a heartbeat from others; the rest is what it says.
+func (h Heartbeat) mark() Heartbeat {
+	return Heartbeat{Counter: h.Counter, InstanceUID: h.InstanceUID, BootID: h.BootID, FencedBy: h.FencedBy}
+}
+
+// among reports whether h is one of those expected.
+func (h Heartbeat) among(expect []Heartbeat) bool {
+	return slices.ContainsFunc(expect, func(e Heartbeat) bool { return e.mark() == h.mark() })
 }
 
 // ParseHeartbeat reads a stored heartbeat.
@@ -147,7 +163,10 @@ func (r *Reserve) heartbeat(ctx context.Context, foreign *standstill) error {
 			}
 		}
 		start := r.cfg.Boottime()
-		next := Heartbeat{Counter: l.last.Counter + 1, InstanceUID: r.cfg.InstanceUID, BootID: r.cfg.BootID}
+		next := Heartbeat{
+			Counter: l.last.Counter + 1, InstanceUID: r.cfg.InstanceUID, BootID: r.cfg.BootID,
+			Contested: r.contested(), Lease: r.cfg.Times.Lease,
+		}
 		rev, err := r.putHeartbeat(ctx, next, l.rev)
 		if err == nil {
 			return r.granted(lease{valid: true, start: start, last: next, written: true, rev: rev})
@@ -222,8 +241,11 @@ func (r *Reserve) findHeartbeat(ctx context.Context, foreign *standstill, expect
 	// after it, a second machine with a copy of our disk.
 	first := expect[0].Counter == 0
 	mine := stored.InstanceUID == r.cfg.InstanceUID && (first || missing || stored.BootID == r.cfg.BootID)
-	if !(first && mine || !missing && slices.Contains(expect, stored)) {
+	if !(first && mine || !missing && (stored.among(expect) || r.protested(stored))) {
 		r.suspend(stored, missing)
+		if err := r.protest(ctx, stored, e.Revision, missing); err != nil {
+			return lease{}, err
+		}
 		if !mine && !foreign.still(e.Revision, r.cfg.Times.Takeover) {
 			return lease{}, fmt.Errorf("%w: %w", r.allowed(), errForeign)
 		}

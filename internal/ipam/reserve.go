@@ -81,11 +81,13 @@ type Reserve struct {
 	foreignListed bool
 	pools         []cluster.Pool // as last read
 	lease         lease
+	copied        bool  // another boot of this instance was seen alive
 	identity      error // why nothing may be given; nil while this instance is the node
 	away          error // the last failure of the datastore, nil after a success
 	problems      map[string]problem.Problem
 	strays        map[stray]time.Time      // when they were first seen
 	resting       map[netip.Addr]time.Time // held ready by another boot, since when that was seen
+	listings      map[string]listing       // by network
 	done          bool                     // ready is closed
 
 	// Only for who filled writes:
@@ -169,6 +171,7 @@ func NewReserve(cfg ReserveConfig) *Reserve {
 		problems: map[string]problem.Problem{},
 		strays:   map[stray]time.Time{},
 		resting:  map[netip.Addr]time.Time{},
+		listings: map[string]listing{},
 		cache:    map[netip.Prefix]cached{},
 		counted:  map[netip.Prefix]int{},
 	}

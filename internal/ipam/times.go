@@ -55,6 +55,11 @@ func (t Times) Validate() error {
 	return nil
 }
 
+// confirmHeard is how far apart the two looks lie that confirm that a pod of the
+// boot before is gone, when the runtime's list says so too: a copied machine's
+// original notices, and protests, within a heartbeat.
+func (t Times) confirmHeard() time.Duration { return t.Beat + t.Beat/4 }
+
 // round is how often the collector looks: often enough that the reclaim time
 // is kept within a few per cent.
 func (t Times) round() time.Duration { return t.Reclaim / 24 }

@@ -132,6 +132,9 @@ func (r *Reserve) unlockWrites() { <-r.writes }
 // look reads the node's blocks: which are held ready, which pods the
 // datastore does not know, which allocations no pod accounts for.
 func (r *Reserve) look(ctx context.Context) error {
+	if err := r.hearProtest(ctx); err != nil {
+		return err
+	}
 	claims, err := r.c.claims(ctx, r.cfg.Node)
 	if err != nil {
 		return err
@@ -267,19 +270,6 @@ func firstSeen(before time.Time) time.Time {
 func (r *Reserve) rests(addr netip.Addr) bool {
 	since, known := r.resting[addr]
 	return known && time.Since(since) < r.cfg.Times.Lease
-}
-
-// judge releases an allocation that no pod accounts for: of this boot when it
-// is seen a second time, of another once that one's lease must be over.
-func (r *Reserve) judge(s stray, who alloc.Attribute, since time.Time) {
-	wait := r.checkInterval() / 2
-	if who.Secondary[alloc.AttrBoot] != r.cfg.BootID {
-		wait = r.cfg.Times.Lease
-	}
-	if time.Since(since) >= wait {
-		r.log.Info("released an address of this node that no pod holds", "address", s.addr, "holder", who)
-		r.giveBack(s.handle, s.addr, nil)
-	}
 }
 
 // requeue makes held the queue's part that of names. Addresses that were

@@ -29,44 +29,6 @@ func (m *machine) reports(code problem.Code) bool {
 	return false
 }
 
-func TestReboot(t *testing.T) {
-	r := chaos.Begin(t, "F1", "new boot id, namespaces and journal gone, nobody deleted the pods; 20 reboots", "0 addresses leaked, 0 of living pods, tunnels or others released")
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, "10.0.0.0/22", 26)
-		c := s.client(s.mem)
-		m := s.boot("n1", "i1", "boot-0")
-		time.Sleep(time.Second)
-		tunnel := assign(t, s, "ipip-tunnel-addr-n1", map[string]string{alloc.AttrNode: "n1", alloc.AttrType: "ipipTunnelAddress"})
-		calico := assign(t, s, "k8s-pod-network.calico", map[string]string{alloc.AttrNode: "n1", alloc.AttrPod: "old"})
-		released := 0
-		for i := range 20 {
-			for j := range 5 {
-				m.mustAdd(fmt.Sprintf("pod-%d-%d", i, j))
-			}
-			time.Sleep(time.Minute)
-			m.die()
-			m = s.boot("n1", "i1", fmt.Sprint("boot-", i+1))
-			time.Sleep(5 * time.Minute)
-			living := m.mustAdd(fmt.Sprint("living-", i))
-			time.Sleep(90 * time.Minute)
-			for j := range 5 {
-				if _, err := c.IPsByHandle(t.Context(), fmt.Sprintf("pod-%d-%d", i, j)); fault.Is(err, fault.NotFound) {
-					released++
-				}
-			}
-			for addr, want := range map[netip.Addr]string{living: fmt.Sprint("living-", i), tunnel: "ipip-tunnel-addr-n1", calico: "k8s-pod-network.calico"} {
-				if got := s.holder(addr); got != want {
-					t.Errorf("reboot %d: %s is held by %q, want %q", i, addr, got, want)
-				}
-			}
-		}
-		if released != 100 || len(s.twice) > 0 {
-			t.Errorf("%d of 100 addresses came back, given twice %v", released, s.twice)
-		}
-		r.Measuredf("%d of 100 addresses back within 90 min of the reboot, 0 of others released, %d given twice", released, len(s.twice))
-	})
-}
-
 // assign gives an address as Calico would: without instance and boot.
 func assign(t *testing.T, s *site, handle string, attrs map[string]string) netip.Addr {
 	t.Helper()
