@@ -34,8 +34,8 @@ its Node, its blocks, the addresses of its pods and tunnels, its reserve, its
 heartbeat and its status. Without this command the agents do the same once the
 Node is deleted and its heartbeat has stood still for two hours.
 
-A node that may still give addresses to pods is refused: one that reported in
-the last hour. --force forgets it all the same. That is safe if its machine is
+A node that may still give addresses to pods is refused: one that reported
+within its lease time, an hour by default. --force forgets it all the same. That is safe if its machine is
 off; if it runs, cut off from the datastore, its pods' addresses may be given
 to others too, until it is back and reports OC2006.`,
 		Example: `  ocicat node forget k8s-node-3
@@ -57,11 +57,12 @@ type life struct {
 	beats   bool          // which exists
 	reports bool          // it published a status
 	age     time.Duration // of that
+	lease   time.Duration // how long it may give addresses after a heartbeat
 }
 
 // gone reports whether nobody can give addresses of the node: its lease, which
 // begins with a heartbeat, is over.
-func (l life) gone() bool { return !l.beats && !l.reports || l.reports && l.age > ipam.LeaseTime }
+func (l life) gone() bool { return !l.beats && !l.reports || l.reports && l.age > l.lease }
 
 // String says how the node is, after its name.
 func (l life) String() string {
@@ -78,7 +79,7 @@ func (l life) String() string {
 
 // lifeOf reads what is known of a node.
 func (g *globals) lifeOf(ctx context.Context, s store.Store, node string) (life, error) {
-	var l life
+	l := life{lease: ipam.LeaseTime}
 	read := func(kind store.Kind) (store.Entry, bool, error) {
 		e, err := s.Get(ctx, store.Key{Kind: kind, Name: node})
 		if fault.Is(err, fault.NotFound) {
@@ -92,6 +93,9 @@ func (g *globals) lifeOf(ctx context.Context, s store.Store, node string) (life,
 	}
 	if l.beat, l.beats, err = read(store.Heartbeat); err != nil {
 		return l, err
+	}
+	if beat, err := ipam.ParseHeartbeat(l.beat.Value); err == nil && beat.Lease > 0 {
+		l.lease = beat.Lease
 	}
 	status, reports, err := read(store.NodeStatus)
 	if err != nil || !reports {
@@ -124,7 +128,7 @@ func (g *globals) forget(ctx context.Context, node string, yes, force bool) erro
 		return fault.Hint(fault.New(fault.NotFound, "forget node %s: nothing of it is stored", node), "ocicat get node lists the nodes.")
 	case !l.gone() && !force:
 		return fault.Hint(fault.New(fault.Conflict, "forget node %s: it %s, and may be giving addresses to pods", node, l),
-			"Stop its machine and wait until it was silent for an hour. If the machine is off for good, --force forgets it now; if it still runs, --force risks that addresses of its pods are given to others too.")
+			"Stop its machine and wait until it was silent for %s. If the machine is off for good, --force forgets it now; if it still runs, --force risks that addresses of its pods are given to others too.", l.lease)
 	}
 	if !yes && !g.confirmed("Forget node %s, which %s: %d blocks and %d addresses are freed?", node, l, len(use.Blocks), len(use.Addresses)) {
 		return fault.Hint(fault.New(fault.Invalid, "forget node %s: not confirmed, nothing done", node), "Answer yes, or give --yes.")
@@ -143,7 +147,7 @@ func (g *globals) forgetNow(ctx context.Context, s store.Store, node string, l l
 	if err := missingIsFine(s.Delete(ctx, store.Key{Kind: store.Node, Name: node}, store.AnyRevision)); err != nil {
 		return fmt.Errorf("delete Node %s: %w", node, err)
 	}
-	done, err := g.ipamClient(s).Forget(ctx, node, l.beat.Revision, "ocicat node forget", ipam.DefaultTimes())
+	done, err := g.ipamClient(s).Forget(ctx, node, l.beat.Revision, "ocicat node forget", ipam.TimesFor(l.lease))
 	if err != nil {
 		return fault.Hint(fault.New(fault.KindOf(err), "forget node %s: %w", node, err), "Give the command again: what is done stays done.")
 	}

@@ -353,6 +353,32 @@ func TestSmallerReserveGivesBack(t *testing.T) {
 	})
 }
 
+// TestKilledBetweenHeartbeats ends an agent again and again after a heartbeat
+// that arrived and before its lease was written down: each start knows the
+// stored one for its own.
+func TestKilledBetweenHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		cfg := ReserveConfig{Node: "n1", Size: 4, LeaseFile: filepath.Join(t.TempDir(), "lease")}
+		s.run(cfg).stop()
+		for i := range 5 {
+			faulty := storetest.NewFaulty(s.mem)
+			faulty.Inject(storetest.Rule{Op: storetest.OpPut, Match: func(k store.Key) bool { return k.Kind == store.Heartbeat }, Effect: storetest.Lose})
+			a := s.runOn(faulty, cfg)
+			synctest.Wait()
+			if p := a.State().Problems; len(p) > 0 {
+				t.Errorf("start %d: %v", i, p)
+			}
+			a.stop()
+		}
+		a := s.run(cfg)
+		synctest.Wait()
+		if got := a.State(); len(got.Problems) > 0 || got.Lease == 0 {
+			t.Errorf("after five kills %+v", got)
+		}
+	})
+}
+
 func TestLeaseFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)

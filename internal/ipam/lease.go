@@ -259,9 +259,14 @@ func (r *Reserve) findHeartbeat(ctx context.Context, foreign *standstill, expect
 		}
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	ahead := stored.Counter != r.lease.last.Counter && stored.InstanceUID == r.cfg.InstanceUID && stored.BootID == r.cfg.BootID
 	r.lease.last, r.lease.written, r.lease.rev = stored, true, e.Revision
-	return r.lease, nil
+	l := r.lease
+	r.mu.Unlock()
+	if ahead { // the next write goes one further: a start after a kill expects what is on disk, or one more
+		return l, r.saveLease(nil)
+	}
+	return l, nil
 }
 
 func (r *Reserve) getHeartbeat(ctx context.Context) (e store.Entry, missing bool, err error) {
