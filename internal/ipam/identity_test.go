@@ -359,8 +359,10 @@ func TestSmallerReserveGivesBack(t *testing.T) {
 func TestKilledBetweenHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
-		cfg := ReserveConfig{Node: "n1", Size: 4, LeaseFile: filepath.Join(t.TempDir(), "lease")}
-		s.run(cfg).stop()
+		cfg := ReserveConfig{Node: "n1", LeaseFile: filepath.Join(t.TempDir(), "lease")}
+		first := s.run(cfg)
+		synctest.Wait()
+		first.stop()
 		for i := range 5 {
 			faulty := storetest.NewFaulty(s.mem)
 			faulty.Inject(storetest.Rule{Op: storetest.OpPut, Match: func(k store.Key) bool { return k.Kind == store.Heartbeat }, Effect: storetest.Lose})
