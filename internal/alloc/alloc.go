@@ -39,6 +39,10 @@ const TypeReserve = "ocicatReserve"
 // Free in Block.Allocations marks an ordinal that nobody holds.
 const Free = -1
 
+// windowsHandle is what Calico calls the holder of addresses that a Windows
+// node keeps for itself.
+const windowsHandle = "windows-reserved-ipam-handle"
+
 // hostPrefix starts the affinity of a block that belongs to a node.
 const hostPrefix = "host:"
 
@@ -55,12 +59,18 @@ func (a Attribute) Equal(b Attribute) bool {
 	return a.Handle == b.Handle && maps.Equal(a.Secondary, b.Secondary) && a.extra.equal(b.extra)
 }
 
+// KeptByWindows reports whether a stands for the first and last addresses of a
+// block that its Windows node uses itself. No handle of that name is stored.
+func (a Attribute) KeptByWindows() bool { return a.Handle == windowsHandle }
+
 // String names the holder for people: "pod shop/web-0 on n3", or the handle.
 func (a Attribute) String() string {
 	var who string
 	switch {
 	case a.Secondary[AttrType] == TypeReserve:
 		who = "the reserve"
+	case a.KeptByWindows():
+		who = "the block's Windows node"
 	case a.Secondary[AttrPod] != "":
 		who = "pod " + strings.TrimPrefix(a.Secondary[AttrNamespace]+"/"+a.Secondary[AttrPod], "/")
 	case a.Handle != "":
@@ -120,6 +130,10 @@ func NewBlock(p netip.Prefix, node string, now time.Time, sequence uint64) *Bloc
 // virtual one.
 func (b *Block) Node() (node string, ok bool) { return strings.CutPrefix(b.Affinity, hostPrefix) }
 
+// Virtual reports whether b has an affinity to something that is no node, as
+// blocks of LoadBalancer addresses have.
+func (b *Block) Virtual() bool { return b.Affinity != "" && !strings.HasPrefix(b.Affinity, hostPrefix) }
+
 // OwnedBy reports whether b has an affinity to node.
 func (b *Block) OwnedBy(node string) bool { return b.Affinity == hostPrefix+node }
 
@@ -137,8 +151,16 @@ func (b *Block) InUse() int {
 	return n
 }
 
-// Empty reports whether nobody holds an address of b and none rests.
-func (b *Block) Empty() bool { return b.InUse() == 0 }
+// Empty reports whether nobody holds an address of b and none rests. What a
+// Windows node keeps of its block for itself does not count.
+func (b *Block) Empty() bool {
+	for _, at := range b.Allocations {
+		if at != Free && !b.Attributes[at].KeptByWindows() {
+			return false
+		}
+	}
+	return true
+}
 
 // Holder is who holds addr; ok is false where addr is free, rests, or is
 // outside b.

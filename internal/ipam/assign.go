@@ -227,7 +227,7 @@ func (a *assignment) borrow(ctx context.Context, own map[netip.Prefix]bool) erro
 	}
 	room := map[netip.Prefix]bool{}
 	for _, b := range blocks {
-		room[b.CIDR] = len(b.Unallocated) > 0
+		room[b.CIDR] = len(b.Unallocated) > 0 && !b.Virtual()
 	}
 	for _, pool := range rangesOf(a.pools) {
 		left := 0 // blocks of this pool still to come

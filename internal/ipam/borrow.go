@@ -44,7 +44,7 @@ func (f *flushing) borrow(w *waiter) bool {
 	own := blockSet(f.r.Blocks())
 	room := map[netip.Prefix]bool{}
 	for _, b := range blocks {
-		if !own[b.CIDR] && f.free(b) > 0 {
+		if !own[b.CIDR] && !b.Virtual() && f.free(b) > 0 {
 			room[b.CIDR] = true
 		}
 	}

@@ -155,7 +155,7 @@ func (k *checking) addresses() {
 		if !slices.ContainsFunc(k.survey.pools, func(p cluster.Pool) bool { return p.CIDR.Contains(h.addr) }) {
 			k.addAddress(OutsideOfPools, h, "held by %s, and in no pool", h.who)
 		}
-		if h.who.Handle != "" && k.survey.handles[h.who.Handle].Handle == nil {
+		if h.who.Handle != "" && !h.who.KeptByWindows() && k.survey.handles[h.who.Handle].Handle == nil {
 			k.addAddress(NoHandle, h, "held by %s under handle %s, which does not exist", h.who, h.who.Handle)
 		}
 		node := h.who.Secondary[alloc.AttrNode]

@@ -135,7 +135,7 @@ func (k *Collector) blocks(ctx context.Context, s *survey) error {
 		b := s.blocks[p]
 		node, owned := b.Node()
 		orphan := b.Affinity == "" && b.Empty()
-		if resting := b.RestingCount(); !owned && resting > 0 && resting == b.InUse() {
+		if resting := b.RestingCount(); b.Affinity == "" && resting > 0 && resting == b.InUse() {
 			errs = append(errs, notFound(k.c.Thaw(ctx, p))) // nobody assigns from it any more
 		}
 		unclaimed := owned && s.nodes[node] && !claimed[claimName{node, p}]
@@ -198,7 +198,7 @@ func (k *Collector) handles(ctx context.Context, s *survey) error {
 func (s *survey) heldByHandle() map[string]map[netip.Prefix]int {
 	held := map[string]map[netip.Prefix]int{}
 	for h := range s.holdings {
-		if h.who.Handle == "" {
+		if h.who.Handle == "" || h.who.KeptByWindows() {
 			continue
 		}
 		if held[h.who.Handle] == nil {

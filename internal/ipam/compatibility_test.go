@@ -63,9 +63,5 @@ func differencesText() string {
 	for _, r := range reasons {
 		fmt.Fprintf(&text, "* %s  \n  Seen in: %s.\n", r, strings.Join(steps[r], ", "))
 	}
-	text.WriteString("\nRecordings that are not replayed yet, with what they need:\n\n")
-	for _, l := range leftForLater {
-		fmt.Fprintf(&text, "* %s: %s\n", l.file, l.feature)
-	}
 	return text.String()
 }

