@@ -27,6 +27,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cniserver"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/feed"
+	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/journal"
 	"github.com/ocicat-net/ocicat/internal/kernel"
@@ -125,6 +126,8 @@ type Agent struct {
 	blocks       sync.Mutex                // held while the own blocks are set
 	blocksTold   bool                      // IPAM has told them
 	last         atomic.Pointer[converged]
+	wanted       atomic.Pointer[host.State]        // of the pass under way, or the last
+	news         atomic.Bool                       // the speaker learned something
 	peerProblems atomic.Pointer[[]problem.Problem] // of the last speaker section
 	verify       sync.Once
 	verified     chan struct{} // closed after the first pass with full knowledge
@@ -277,7 +280,7 @@ func (a *Agent) factsChanged(part feed.Part) {
 	if a.reserve == nil {
 		return // still being made
 	}
-	if part&(feed.Resources|feed.Blocks|feed.Learned) != 0 || part&feed.Endpoints != 0 && a.last.Load().broken() {
+	if part&(feed.Resources|feed.Blocks) != 0 || part&feed.Endpoints != 0 && a.last.Load().broken() {
 		a.loop.Mark(sectionKernel)
 	}
 	if part&(feed.Resources|feed.Blocks|feed.Host) != 0 {

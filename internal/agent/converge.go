@@ -20,10 +20,12 @@ import (
 type converged struct {
 	want      host.State
 	seen      host.State
-	drift     int    // differences found
-	writes    string // what was written
+	writes    kernel.Changes // what was written
 	problems  []problem.Problem
 	conflicts map[host.RouteKey]bool // routes of others that hide ours
+
+	// What status and metrics ask for again and again.
+	wantedRoutes, installedRoutes int
 }
 
 // broken says whether the pass found something wrong with an endpoint.
@@ -41,6 +43,7 @@ func (a *Agent) converge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.takeLearned()
 	a.feed.SetHost(hostFacts(seen, a.feed.Snapshot().Me().Address, a.cfg.Settings.InterfacePrefix))
 	snap := a.feed.Snapshot()
 	want, problems := core.Host(snap)
@@ -50,11 +53,11 @@ func (a *Agent) converge(ctx context.Context) error {
 		Skip:      func(dev string) bool { return a.touched.since(pass, dev) },
 	})
 	problems = append(problems, changeProblems(changes)...)
+	a.wanted.Store(&want) // before the echoes of what is written
 	err = a.kernel.Apply(ctx, changes)
-	writes := changes.String() // once: a full table has 100,000 lines
 	if changes.Len() > 0 {
 		a.log.Info("kernel changed", "writes", changes.Len())
-		a.log.Debug("kernel changes", "changes", writes)
+		a.log.Debug("kernel changes", "changes", changes)
 	}
 	if err != nil {
 		problems = append(problems, problem.New(problem.KernelRefused, "", err.Error()))
@@ -64,7 +67,9 @@ func (a *Agent) converge(ctx context.Context) error {
 	for _, c := range changes.Conflicts {
 		conflicts[c.Seen.Key()] = true
 	}
-	before := a.last.Swap(&converged{want: want, seen: seen, drift: changes.Len(), writes: writes, problems: problem.Sort(problems), conflicts: conflicts})
+	outcome := &converged{want: want, seen: seen, writes: changes, problems: problem.Sort(problems), conflicts: conflicts}
+	outcome.wantedRoutes, outcome.installedRoutes = learnedCounts(want, seen)
+	before := a.last.Swap(outcome)
 	if err == nil && snap.StoreSynced && snap.EndpointsSynced {
 		a.verify.Do(func() {
 			close(a.verified)
@@ -72,7 +77,7 @@ func (a *Agent) converge(ctx context.Context) error {
 		})
 	}
 	a.loop.Mark(sectionStatus)
-	if err == nil && changes.Len() > 0 && (before == nil || before.writes != writes) {
+	if err == nil && changes.Len() > 0 && (before == nil || !before.writes.SameWrites(changes)) {
 		a.loop.Mark(sectionKernel) // once more: what was written is there now
 	}
 	return err
@@ -187,6 +192,18 @@ func (a *Agent) convergeSpeaker(context.Context) error {
 	return nil
 }
 
-// learned takes over what the speaker learned. It runs on the speaker's
-// goroutines and never blocks.
-func (a *Agent) learned() { a.feed.SetLearned(a.speaker.Learned(), a.speaker.Unsynced()) }
+// learned notes that the speaker learned something. It runs on the speaker's
+// goroutines and never blocks. The next pass takes it over: a burst of 100,000
+// routes comes in hundreds of messages and goes into the kernel in few passes.
+func (a *Agent) learned() {
+	a.news.Store(true)
+	a.loop.Mark(sectionKernel)
+	a.loop.Mark(sectionStatus)
+}
+
+// takeLearned takes over what the speaker learned since the last pass.
+func (a *Agent) takeLearned() {
+	if a.news.Swap(false) {
+		a.feed.SetLearned(a.speaker.Learned(), a.speaker.Unsynced())
+	}
+}

@@ -49,7 +49,7 @@ func (a *Agent) routeTells(last *converged, seen host.Route, deleted bool) bool 
 		_, attached := a.endpointOn(seen.Dev)
 		return attached == deleted && !a.touched.now(seen.Dev)
 	}
-	want, wanted := last.want.Routes[seen.Key()]
+	want, wanted := a.wanted.Load().Routes[seen.Key()]
 	if deleted {
 		return wanted || seen.Dst.Bits() == 0 || last.conflicts[seen.Key()]
 	}

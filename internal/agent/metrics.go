@@ -91,10 +91,9 @@ func (a *Agent) Collect(p *metrics.Page) {
 	}
 	collectSessions(p, a.speaker.Sessions())
 	if last := a.last.Load(); last != nil {
-		wanted, installed := learnedCounts(last)
-		p.Set("ocicat_routes_wanted", float64(wanted))
-		p.Set("ocicat_routes_installed", float64(installed))
-		p.Set("ocicat_kernel_drift", float64(last.drift))
+		p.Set("ocicat_routes_wanted", float64(last.wantedRoutes))
+		p.Set("ocicat_routes_installed", float64(last.installedRoutes))
+		p.Set("ocicat_kernel_drift", float64(last.writes.Len()))
 	}
 	collectAddresses(p, snap)
 	reserve := a.reserve.State()

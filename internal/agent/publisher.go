@@ -130,8 +130,8 @@ func (a *Agent) Report() *v1.NodeStatus {
 	}
 	r.Counts = v1.Counts{Pods: len(snap.Endpoints), ReserveHeld: state.Held, ReserveLeaseSeconds: state.Lease.Seconds(), WritesPending: state.Pending}
 	if last := a.last.Load(); last != nil {
-		r.Counts.Drift = last.drift
-		r.Counts.RoutesWanted, r.Counts.RoutesInstalled = learnedCounts(last)
+		r.Counts.Drift = last.writes.Len()
+		r.Counts.RoutesWanted, r.Counts.RoutesInstalled = last.wantedRoutes, last.installedRoutes
 	}
 	for _, p := range a.problems() {
 		r.Problems = append(r.Problems, v1.Problem{Code: string(p.Code), Object: p.Object, Text: p.Text, Remedy: p.Remedy})
@@ -195,13 +195,13 @@ func sessionReport(s speaker.Session) v1.Session {
 }
 
 // learnedCounts are the routes to other nodes, wanted and found.
-func learnedCounts(last *converged) (wanted, installed int) {
-	for key, want := range last.want.Routes {
-		if want.Type != host.Unicast || !want.Via.IsValid() {
+func learnedCounts(want, seen host.State) (wanted, installed int) {
+	for key, r := range want.Routes {
+		if r.Type != host.Unicast || !r.Via.IsValid() {
 			continue
 		}
 		wanted++
-		if seen, ok := last.seen.Routes[key]; ok && sameRoute(want, seen) {
+		if present, ok := seen.Routes[key]; ok && sameRoute(r, present) {
 			installed++
 		}
 	}

@@ -28,6 +28,9 @@ const Forwarding = "net/ipv4/ip_forward"
 // stands in the way.
 func Host(s *cluster.Snapshot) (host.State, []problem.Problem) {
 	want := host.NewState()
+	if s.Learned != nil {
+		want.Routes = make(map[host.RouteKey]host.Route, s.Learned.Len()+len(s.Blocks)+len(s.Endpoints))
+	}
 	wantNode(s, want)
 	wantEndpoints(s, want)
 	wantBlocks(s, want)

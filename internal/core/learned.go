@@ -16,9 +16,9 @@ func wantLearned(s *cluster.Snapshot, want host.State) []problem.Problem {
 		return nil
 	}
 	var problems []problem.Problem
-	links := connected(s.Host.Devices)
+	links, pods := connected(s.Host.Devices), podAddrs(s)
 	for learned := range s.Learned.All() {
-		route, refusal := learnedRoute(s, links, learned)
+		route, refusal := learnedRoute(s, links, pods, learned)
 		if refusal != nil {
 			problems = append(problems, *refusal)
 			continue
@@ -32,14 +32,14 @@ func wantLearned(s *cluster.Snapshot, want host.State) []problem.Problem {
 
 // LearnedRoute is the decision on one learned path, for explaining it.
 func LearnedRoute(s *cluster.Snapshot, l cluster.LearnedRoute) (host.Route, *problem.Problem) {
-	return learnedRoute(s, connected(s.Host.Devices), l)
+	return learnedRoute(s, connected(s.Host.Devices), podAddrs(s), l)
 }
 
 // learnedRoute decides on one learned path: the kernel route, or the reason
 // there is none. The zero route without a reason means that the prefix is
 // this node's own business.
-func learnedRoute(s *cluster.Snapshot, links []connectedNet, l cluster.LearnedRoute) (host.Route, *problem.Problem) {
-	if ownBlock(s, l.Prefix) || ownEndpoint(s, l.Prefix) {
+func learnedRoute(s *cluster.Snapshot, links []connectedNet, pods map[netip.Addr]bool, l cluster.LearnedRoute) (host.Route, *problem.Problem) {
+	if ownBlock(s, l.Prefix) || l.Prefix.IsSingleIP() && pods[l.Prefix.Addr()] {
 		return host.Route{}, nil
 	}
 	if !inCurrentPools(s, l.Prefix) {
@@ -73,19 +73,15 @@ func ownBlock(s *cluster.Snapshot, p netip.Prefix) bool {
 	return false
 }
 
-// ownEndpoint reports whether p is the address of a pod of this node: nobody
-// else's announcement leads its packets away. One may still be on its way from
-// the node that borrowed the address before.
-func ownEndpoint(s *cluster.Snapshot, p netip.Prefix) bool {
-	if !p.IsSingleIP() {
-		return false
-	}
+// podAddrs are the addresses of this node's pods: nobody else's announcement
+// of one leads its packets away. One may still be on its way from the node
+// that borrowed the address before.
+func podAddrs(s *cluster.Snapshot) map[netip.Addr]bool {
+	addrs := make(map[netip.Addr]bool, len(s.Endpoints))
 	for _, ep := range s.Endpoints {
-		if ep.Addr == p.Addr() {
-			return true
-		}
+		addrs[ep.Addr] = true
 	}
-	return false
+	return addrs
 }
 
 func inCurrentPools(s *cluster.Snapshot, p netip.Prefix) bool {

@@ -177,7 +177,7 @@ func (h *Handle) dressHost(ctx context.Context, want core.EndpointState, seen ho
 func (h *Handle) lead(ctx context.Context, want host.Route, index int) error {
 	var b batch
 	b.getLink(want.Dev)
-	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set "+RouteKey(want.Key()), want, index)
+	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set", want, index)
 	errs := h.send(ctx, &b)
 	err := errs[1]
 	if isErrno(err, unix.EEXIST) {
@@ -224,7 +224,7 @@ func dressPod(ctx context.Context, pod *Handle, a Attachment, index int) error {
 	routes := podRoutes(dev)
 	first := len(b.msgs)
 	for _, r := range routes {
-		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set "+RouteKey(r.Key()), r, index)
+		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "set", r, index)
 	}
 	errs := pod.send(ctx, &b)
 	for i, r := range routes {

@@ -4,6 +4,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,24 @@ type batch struct {
 type message struct {
 	start, end int // its bytes in batch.buf
 	what       string
+	route      host.RouteKey // what is done to a route; else zero
+}
+
+// String is what the message attempts. The key of a route is put into words
+// only here: most of 100,000 messages are never spoken of.
+func (m message) String() string {
+	if m.route.Dst.IsValid() {
+		return m.what + " " + RouteKey(m.route)
+	}
+	return m.what
+}
+
+// routeSize is about what the message of a route takes, in bytes.
+const routeSize = 64
+
+// roomyBatch is a batch with room for n messages of routes.
+func roomyBatch(n int) batch {
+	return batch{buf: make([]byte, 0, n*routeSize), msgs: make([]message, 0, n)}
 }
 
 // add starts a message of the given type; what follows until the next add
@@ -30,7 +49,7 @@ func (b *batch) add(typ, flags uint16, what string, header []byte) {
 	b.buf = binary.NativeEndian.AppendUint32(b.buf, 0) // length, set by close
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, typ)
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, flags|unix.NLM_F_REQUEST)
-	b.buf = append(b.buf, make([]byte, 8)...) // sequence, set when sent; port
+	b.buf = append(b.buf, 0, 0, 0, 0, 0, 0, 0, 0) // sequence, set when sent; port
 	b.buf = append(b.buf, header...)
 }
 
@@ -55,7 +74,15 @@ func (b *batch) bytes(typ uint16, value []byte) {
 }
 
 func (b *batch) u32(typ uint16, value uint32) {
-	b.bytes(typ, binary.NativeEndian.AppendUint32(nil, value))
+	var raw [4]byte
+	binary.NativeEndian.PutUint32(raw[:], value)
+	b.bytes(typ, raw[:])
+}
+
+// ip4 adds an IPv4 address.
+func (b *batch) ip4(typ uint16, a netip.Addr) {
+	raw := a.As4()
+	b.bytes(typ, raw[:])
 }
 
 func (b *batch) u64(typ uint16, value uint64) {

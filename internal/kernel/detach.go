@@ -45,7 +45,7 @@ func (h *Handle) Detach(ctx context.Context, want core.EndpointState) error {
 	var b batch
 	gone := fmt.Sprintf("%s%d", gonePrefix, l.Index)
 	if want.Route.Dst.IsValid() {
-		b.route(unix.RTM_DELROUTE, 0, "delete "+RouteKey(want.Route.Key()), want.Route, l.Index)
+		b.route(unix.RTM_DELROUTE, 0, "delete", want.Route, l.Index)
 	}
 	b.add(unix.RTM_SETLINK, 0, "set link "+l.Name+" down", ifinfo(l.Index, 0, unix.IFF_UP))
 	b.add(unix.RTM_SETLINK, 0, "rename link "+l.Name+" to "+gone, ifinfo(l.Index, 0, 0))

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -37,6 +38,13 @@ type Conflict struct{ Want, Seen host.Route }
 // Len is how many writes the changes are.
 func (c Changes) Len() int {
 	return len(c.Links) + len(c.Sysctls) + len(c.SetRoutes) + len(c.SetNeighs) + len(c.DelRoutes)
+}
+
+// SameWrites reports whether two changes write the same, in the same order.
+func (c Changes) SameWrites(other Changes) bool {
+	return slices.EqualFunc(c.Links, other.Links, func(a, b host.Link) bool { return a.String() == b.String() }) &&
+		slices.Equal(c.Sysctls, other.Sysctls) && slices.Equal(c.SetRoutes, other.SetRoutes) &&
+		slices.Equal(c.SetNeighs, other.SetNeighs) && slices.Equal(c.DelRoutes, other.DelRoutes)
 }
 
 // Judge says what Diff may touch. All of it must be set.
@@ -191,6 +199,10 @@ func (c Changes) String() string {
 	}
 	return b.String()
 }
+
+// LogValue is String, made only where it is logged: of a full table it has
+// 100,000 lines.
+func (c Changes) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // Apply writes changes: settings before the links they are for come up, what
 // is added, then what goes.

@@ -28,6 +28,7 @@ func (h *Handle) Observe(ctx context.Context) (host.State, error) {
 	if err != nil {
 		return seen, err
 	}
+	seen.Routes = make(map[host.RouteKey]host.Route, len(routes))
 	for _, r := range routes {
 		if _, shadowed := seen.Routes[r.Key()]; !shadowed { // the first one counts
 			seen.Routes[r.Key()] = r

@@ -90,6 +90,9 @@ var toKernelType = map[host.RouteType]uint8{
 }
 
 func routeType(kernel uint8) (host.RouteType, bool) {
+	if kernel == unix.RTN_UNICAST { // nearly all are
+		return host.Unicast, true
+	}
 	for t, k := range toKernelType {
 		if k == kernel {
 			return t, true
@@ -183,34 +186,30 @@ func (h *Handle) ApplyRoutes(ctx context.Context, set, del []host.Route) error {
 	if err != nil {
 		return err
 	}
-	var b batch
+	b := roomyBatch(len(set) + len(del))
 	var errs []error
-	var keys []string
 	for _, r := range set {
-		key := RouteKey(r.Key())
-		if _, ok := present[r.Dev]; !ok && r.Dev != "" {
+		l, ok := present[r.Dev]
+		if !ok && r.Dev != "" {
+			key := RouteKey(r.Key())
 			errs = append(errs, keyed(key, fault.New(fault.NotFound, "set %s: find link %s: %w", key, r.Dev, unix.ENODEV)))
 			continue
 		}
-		keys = append(keys, key)
-		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "set "+key, r, present[r.Dev].Index)
+		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "set", r, l.Index)
 	}
-	sets := len(keys)
+	sets := len(b.msgs)
 	for _, r := range del {
-		if _, ok := present[r.Dev]; !ok && r.Dev != "" {
+		l, ok := present[r.Dev]
+		if !ok && r.Dev != "" {
 			continue // gone with its device
 		}
-		key := RouteKey(r.Key())
-		keys = append(keys, key)
-		b.route(unix.RTM_DELROUTE, 0, "delete "+key, r, present[r.Dev].Index)
+		b.route(unix.RTM_DELROUTE, 0, "delete", r, l.Index)
 	}
 	for i, err := range h.send(ctx, &b) {
-		if i >= sets && isErrno(err, unix.ESRCH, unix.ENODEV) {
+		if err == nil || i >= sets && isErrno(err, unix.ESRCH, unix.ENODEV) {
 			continue
 		}
-		if err != nil {
-			errs = append(errs, keyed(keys[i], err))
-		}
+		errs = append(errs, keyed(RouteKey(b.msgs[i].route), err))
 	}
 	return errors.Join(errs...)
 }
@@ -228,22 +227,23 @@ func devicesOf(lists ...[]host.Route) map[string]bool {
 	return devices
 }
 
-// route adds a message that makes or deletes r in the main table; index is
-// its device's, 0 for none.
-func (b *batch) route(typ, flags uint16, what string, r host.Route, index int) {
+// route adds a message that makes or deletes r in the main table, as verb says
+// in errors; index is its device's, 0 for none.
+func (b *batch) route(typ, flags uint16, verb string, r host.Route, index int) {
 	header := rtHeader{dst: r.Dst.Bits(), table: unix.RT_TABLE_MAIN, proto: r.Proto, scope: uint8(r.Scope), typ: toKernelType[r.Type]}
 	if r.OnLink {
 		header.flags = unix.RTNH_F_ONLINK
 	}
-	b.add(typ, flags, what, rtmsg(header))
+	b.add(typ, flags, verb, rtmsg(header))
+	b.msgs[len(b.msgs)-1].route = r.Key()
 	if r.Dst.Bits() > 0 {
-		b.bytes(unix.RTA_DST, r.Dst.Addr().AsSlice())
+		b.ip4(unix.RTA_DST, r.Dst.Addr())
 	}
 	if r.Via.IsValid() {
-		b.bytes(unix.RTA_GATEWAY, r.Via.AsSlice())
+		b.ip4(unix.RTA_GATEWAY, r.Via)
 	}
 	if r.Src.IsValid() {
-		b.bytes(unix.RTA_PREFSRC, r.Src.AsSlice())
+		b.ip4(unix.RTA_PREFSRC, r.Src)
 	}
 	if index != 0 {
 		b.u32(unix.RTA_OIF, uint32(index))

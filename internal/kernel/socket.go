@@ -152,7 +152,7 @@ func (s *socket) sendChunk(b *batch, from, to int, errs []error, answer func(rep
 			}
 			i := from + int(m.seq-first)
 			if errno, note := m.errno(); errno != 0 {
-				errs[i] = refusal(b.msgs[i].what, errno, note)
+				errs[i] = refusal(b.msgs[i].String(), errno, note)
 			}
 			done = done || m.seq == s.seq
 		})
