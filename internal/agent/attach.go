@@ -187,7 +187,11 @@ func (a *Agent) abandon(ctx context.Context, att journal.Attachment) {
 
 // Del detaches a pod. That nothing is attached is no error.
 func (a *Agent) Del(ctx context.Context, req cniwire.DelRequest) error {
-	return a.release(ctx, cluster.EndpointID{ContainerID: req.ContainerID, IfName: req.IfName})
+	id := cluster.EndpointID{ContainerID: req.ContainerID, IfName: req.IfName}
+	if _, known := a.journal.Get(id); !known {
+		a.reserve.Disown(names.Handle(req.Network, req.ContainerID))
+	}
+	return a.release(ctx, id)
 }
 
 func (a *Agent) release(ctx context.Context, id cluster.EndpointID) error {

@@ -71,6 +71,7 @@ type Reserve struct {
 	saved    map[netip.Addr]bool // those of them that the lease file names
 	pods     map[netip.Addr]*pod
 	releases map[netip.Addr]*release
+	disowned map[string]bool    // handles of containers that were deleted and not known
 	waiters  []*waiter          // takes that need a write first
 	waiting  map[string]*waiter // the same, and those being written, by handle
 	order    int                // of the last release
@@ -163,6 +164,7 @@ func NewReserve(cfg ReserveConfig) *Reserve {
 		saved:    map[netip.Addr]bool{},
 		pods:     map[netip.Addr]*pod{},
 		releases: map[netip.Addr]*release{},
+		disowned: map[string]bool{},
 		waiting:  map[string]*waiter{},
 		room:     -1,
 		blocks:   map[netip.Prefix]bool{},

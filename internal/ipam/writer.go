@@ -98,7 +98,7 @@ func (r *Reserve) round(ctx context.Context, look bool) error {
 			return err
 		}
 	}
-	return r.flush(ctx, false)
+	return errors.Join(r.flush(ctx, false), r.disown(ctx))
 }
 
 // reassert makes every address of this instance true in the datastore again,
