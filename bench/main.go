@@ -41,6 +41,7 @@ var suites = []suite{
 	{"plugins", "Plugins, exec to exit", true, plugins},
 	{"node", "One node: memory, idle, start, repair", true, node},
 	{"first", "First reply from another node", false, firstReply},
+	{"routes", "Routes learned, into the kernel", false, learned},
 	{"labs", "Labs: everything up, every route on every node", false, labs},
 	{"sizes", "Sizes of the programs", false, sizes},
 }

@@ -44,6 +44,9 @@ type Result struct {
 	Took time.Duration
 	// Spread is between the slowest and the fastest round.
 	Spread time.Duration
+	// Memory is the most the agent had resident until then, in bytes; 0 for
+	// the other contenders.
+	Memory int64
 }
 
 // Rate is routes a second.
@@ -122,6 +125,11 @@ func (b *bench) all(ctx context.Context, rounds int, sizes []int) ([]Result, err
 			if err != nil {
 				return fmt.Errorf("%s, %d routes: %w", c, size, err)
 			}
+			if c == Ocicat {
+				if r.Memory, err = b.agentMemory(ctx); err != nil {
+					return err
+				}
+			}
 			results = append(results, r)
 		}
 		return nil
@@ -153,6 +161,29 @@ func (b *bench) all(ctx context.Context, rounds int, sizes []int) ([]Result, err
 		return (x.Routes-y.Routes)*len(order) + slices.Index(order, x.Contender) - slices.Index(order, y.Contender)
 	})
 	return results, nil
+}
+
+// agentMemory is the most that the measured agent had resident so far.
+func (b *bench) agentMemory(ctx context.Context) (bytes int64, err error) {
+	status, err := b.lab.Status(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range status.Nodes {
+		if n.Name != node {
+			continue
+		}
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.Agent.PID))
+		if err != nil {
+			return 0, err
+		}
+		for line := range strings.Lines(string(text)) {
+			if found, _ := fmt.Sscanf(line, "VmHWM: %d kB", &bytes); found == 1 {
+				return bytes << 10, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("no memory of the agent of %s to be seen", node)
 }
 
 // series is the rounds of one contender with one number of routes.
