@@ -5,6 +5,7 @@ package ipam
 import (
 	"context"
 	"errors"
+	"iter"
 	"math/big"
 	"net/netip"
 	"time"
@@ -91,40 +92,71 @@ const probes = 8
 
 // freeBlock finds the block the node should claim next: the first of the
 // node's order in each pool that does not exist, or is the node's own without
-// being among known. fits false passes a candidate over. ok is false where
-// the pools are full.
+// being among known. fits false passes a candidate over, and so does a stored
+// block that overlaps it. ok is false where the pools are full; if that is
+// because of overlaps, Exhausted says so.
 func (c *Client) freeBlock(ctx context.Context, r request, pools []poolRange, known map[netip.Prefix]bool, fits func(netip.Prefix) bool) (p netip.Prefix, ok bool, err error) {
-	var taken map[netip.Prefix]bool
-	seen := 0
-	for _, pool := range pools {
-		for p := range names.BlockOrder(r.node, pool.cidr, pool.bits) {
-			if known[p] || !fits(p) {
-				continue
-			}
-			if seen++; seen <= probes {
-				b, _, err := c.block(ctx, p)
-				if fault.Is(err, fault.NotFound) || err == nil && b.OwnedBy(r.node) {
-					return p, true, nil
+	var blocked error
+	look := overlaps{c: c, pools: pools}
+	for p, err := range c.freeBlocks(ctx, r, pools, known, fits) {
+		if err != nil {
+			return p, false, err
+		}
+		stored, overlaps, err := look.find(ctx, p)
+		if err != nil || !overlaps {
+			return p, err == nil, err
+		}
+		if blocked == nil {
+			blocked = overlapError(p, stored)
+		}
+	}
+	return netip.Prefix{}, false, blocked
+}
+
+// freeBlocks yields the blocks that do not exist, or are the node's own without
+// being among known, in the node's order; an error is the last.
+func (c *Client) freeBlocks(ctx context.Context, r request, pools []poolRange, known map[netip.Prefix]bool, fits func(netip.Prefix) bool) iter.Seq2[netip.Prefix, error] {
+	return func(yield func(netip.Prefix, error) bool) {
+		var taken map[netip.Prefix]bool
+		seen := 0
+		for _, pool := range pools {
+			for p := range names.BlockOrder(r.node, pool.cidr, pool.bits) {
+				if known[p] || !fits(p) {
+					continue
 				}
-				if err != nil && !fault.Is(err, fault.Internal) {
-					return p, false, err
+				free, err := false, error(nil)
+				if seen++; seen <= probes {
+					free, err = c.isFree(ctx, r.node, p)
+				} else if taken == nil {
+					taken, err = c.takenBlocks(ctx, r.node)
+					if err == nil && full(pools, taken) {
+						return
+					}
 				}
-				continue // another's, or one that cannot be read
-			}
-			if taken == nil {
-				if taken, err = c.takenBlocks(ctx, r.node); err != nil {
-					return p, false, err
+				if seen > probes {
+					free = !taken[p]
 				}
-				if full(pools, taken) {
-					return p, false, nil
+				if (err != nil || free) && (!yield(p, err) || err != nil) {
+					return
 				}
-			}
-			if !taken[p] {
-				return p, true, nil
 			}
 		}
 	}
-	return netip.Prefix{}, false, nil
+}
+
+// isFree reports whether a block does not exist or is the node's. One that
+// cannot be read is neither.
+func (c *Client) isFree(ctx context.Context, node string, p netip.Prefix) (bool, error) {
+	b, _, err := c.block(ctx, p)
+	switch {
+	case err == nil:
+		return b.OwnedBy(node), nil
+	case fault.Is(err, fault.NotFound):
+		return true, nil
+	case fault.Is(err, fault.Internal):
+		return false, nil
+	}
+	return false, err
 }
 
 // poolRange is the part of a pool that a search for blocks needs.

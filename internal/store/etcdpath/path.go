@@ -96,6 +96,12 @@ func Parse(kind store.Kind, path string) (key store.Key, ok bool) {
 func Scope(kind store.Kind, prefix string) string {
 	switch kind {
 	case store.Block:
+		switch { // a prefix without either may be of both families
+		case strings.Contains(prefix, ":"):
+			return blockRoot + "ipv6/block/" + prefix
+		case strings.Contains(prefix, "."):
+			return blockRoot + "ipv4/block/" + prefix
+		}
 		return blockRoot
 	case store.Affinity:
 		node, _, whole := strings.Cut(prefix, "/")

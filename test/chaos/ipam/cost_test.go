@@ -79,7 +79,11 @@ func (c *counted) List(ctx context.Context, kind store.Kind, prefix string) ([]s
 	for _, e := range all {
 		n += len(e.Value)
 	}
-	c.count("list", kind, n, false)
+	op := "list"
+	if prefix != "" {
+		op = "search"
+	}
+	c.count(op, kind, n, false)
 	return all, rev, err
 }
 
