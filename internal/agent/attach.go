@@ -18,6 +18,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/journal"
 	"github.com/ocicat-net/ocicat/internal/kernel"
 	"github.com/ocicat-net/ocicat/internal/names"
+	"github.com/ocicat-net/ocicat/internal/problem"
 )
 
 // Add attaches a pod: the address from the reserve, the intent into the
@@ -231,6 +232,9 @@ func (a *Agent) detach(ctx context.Context, att journal.Attachment) error {
 
 // Status says why an Add would not succeed now.
 func (a *Agent) Status(context.Context, cniwire.StatusRequest) error {
+	if err := a.limited(); err != nil {
+		return cniwire.WithCode(cniwire.CodeLimited, fault.Hint(err, "ocicat status says what the kernel refused; the agent keeps trying."))
+	}
 	if err := a.serving(); err != nil {
 		return err
 	}
@@ -240,6 +244,25 @@ func (a *Agent) Status(context.Context, cniwire.StatusRequest) error {
 		return fault.Hint(fault.New(fault.Unavailable, "the node and its pools are not known yet"), "An agent that starts for the first time needs its datastore; then there must be an IPPool.")
 	}
 	return a.reserve.Available()
+}
+
+// limitedGrace is how long the kernel must have refused: what goes at the next
+// pass is no reason to take a node out.
+const limitedGrace = 5 * time.Second
+
+// limited says why this node's pods may not reach anything: what its kernel
+// refused of theirs. That a peer is away, or its routes are refused, is not this
+// node's fault, and not said: a runtime takes a node out for it.
+func (a *Agent) limited() error {
+	if last := a.last.Load(); last != nil && last.limited != nil && time.Since(last.limitedSince) > limitedGrace {
+		return fault.New(fault.Internal, "pods may have limited connectivity: %w", last.limited)
+	}
+	for _, p := range a.filter.Problems() {
+		if p.Code == problem.KernelRefused {
+			return fault.New(fault.Internal, "the packet filter is not as it should be: %s", p.Text)
+		}
+	}
+	return nil
 }
 
 // awaitPools gives an agent that starts for the first time the moment it needs

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/core"
@@ -24,6 +25,11 @@ type converged struct {
 	problems  []problem.Problem
 	conflicts map[host.RouteKey]bool // routes of others that hide ours
 
+	// limited is why the kernel refused what pods need, and since when; nil for
+	// what others announced.
+	limited      error
+	limitedSince time.Time
+
 	// What status and metrics ask for again and again.
 	wantedRoutes, installedRoutes int
 }
@@ -31,6 +37,24 @@ type converged struct {
 // broken says whether the pass found something wrong with an endpoint.
 func (c *converged) broken() bool {
 	return c != nil && slices.ContainsFunc(c.problems, func(p problem.Problem) bool { return p.Code == problem.EndpointBroken })
+}
+
+// limit notes what the pass before and err, the kernel's answer to this one's
+// writes, say about the pods' plumbing.
+func (c *converged) limit(before *converged, err error) {
+	if err == nil || !forPods(c.writes) {
+		return
+	}
+	c.limited, c.limitedSince = err, time.Now()
+	if before != nil && before.limited != nil {
+		c.limitedSince = before.limitedSince
+	}
+}
+
+// forPods reports whether changes hold what the node's own pods need, and not
+// only routes to others.
+func forPods(c kernel.Changes) bool {
+	return len(c.Links)+len(c.Sysctls)+len(c.SetNeighs) > 0 || slices.ContainsFunc(c.SetRoutes, func(r host.Route) bool { return r.Scope == host.ScopeLink })
 }
 
 // converge makes the kernel hold what core wants: observe, decide, write the
@@ -68,6 +92,7 @@ func (a *Agent) converge(ctx context.Context) error {
 		conflicts[c.Seen.Key()] = true
 	}
 	outcome := &converged{want: want, seen: seen, writes: changes, problems: problem.Sort(problems), conflicts: conflicts}
+	outcome.limit(a.last.Load(), err)
 	outcome.wantedRoutes, outcome.installedRoutes = learnedCounts(want, seen)
 	before := a.last.Swap(outcome)
 	if err == nil && snap.StoreSynced && snap.EndpointsSynced {

@@ -110,7 +110,12 @@ func (r *resources) deletionsSettled() {
 	r.believe(true)
 	decided, problems := r.decide(true)
 	r.problems = problems
+	_, registered := r.believed[store.Key{Kind: store.Node, Name: string(r.agent.cfg.Node)}]
+	deleted := !registered && r.refused == ""
 	r.mu.Unlock()
+	if deleted {
+		r.agent.uplinkChanged() // this node lives: its Node is written again
+	}
 	r.agent.feed.SetCluster(decided)
 	r.wantCopy()
 	r.agent.loop.Mark(sectionStatus)

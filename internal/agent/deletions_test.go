@@ -83,3 +83,19 @@ func TestWipedDatastoreIsNotBelieved(t *testing.T) {
 	}
 	r.Twinf("the pool deleted alone: believed, OC2005")
 }
+
+// A Node that is deleted while its agent lives comes back without a restart.
+func TestOwnNodeDeleted(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	key := store.Key{Kind: store.Node, Name: string(n.cfg.Node)}
+	stored := func() bool {
+		_, err := n.cfg.Store.Get(t.Context(), key)
+		return err == nil
+	}
+	nstest.Eventually(t, 10*time.Second, stored, "registered")
+	if err := n.cfg.Store.Delete(t.Context(), key, store.AnyRevision); err != nil {
+		t.Fatal(err)
+	}
+	nstest.Eventually(t, 20*time.Second, stored, "registered again")
+}

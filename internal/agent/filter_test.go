@@ -12,10 +12,12 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/agent"
 	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/core"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
 // nftList is our table as nft lists it, with handles, "" for none.
@@ -111,6 +113,8 @@ func TestNoPodBeforeTheFilter(t *testing.T) {
 	n := newNode(t)
 	kernel := n.startWithout(fault.New(fault.Internal, "not now"))
 	nstest.Eventually(t, 10*time.Second, func() bool { return n.hasProblem("OC4005") }, "problem reported")
+	r := chaos.Begin(t, "A16", "the kernel refuses the packet filter, then takes it", "STATUS 51, then 0")
+	refused := cniwire.CodeOf(n.agent.Status(t.Context(), cniwire.StatusRequest{}))
 	p := n.pod("web-0", "c1")
 	if _, err := n.agent.Add(t.Context(), p.req); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("ADD without the filter: %v", err)
@@ -121,6 +125,11 @@ func TestNoPodBeforeTheFilter(t *testing.T) {
 	kernel.heals.Store(true)
 	nstest.Eventually(t, 15*time.Second, func() bool { return n.agent.Ready() == nil }, "agent ready")
 	n.add(p)
+	healed := n.agent.Status(t.Context(), cniwire.StatusRequest{})
+	if refused != cniwire.CodeLimited || healed != nil {
+		t.Errorf("STATUS %d, then %v", refused, healed)
+	}
+	r.Measuredf("%d while refused, then an error: %t", refused, healed != nil)
 	if n.hasProblem("OC4005") {
 		t.Error("the problem is over and still reported")
 	}

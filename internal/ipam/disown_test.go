@@ -61,3 +61,33 @@ func TestDisown(t *testing.T) {
 		}
 	})
 }
+
+// TestForgottenWhileAlive forgets a living node by force: it stops giving
+// addresses at once, asserts its pods' again, and goes on.
+func TestForgottenWhileAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		a := s.run(ReserveConfig{Node: "n1", Size: 4})
+		s.run(ReserveConfig{Node: "n10", Size: 4})
+		synctest.Wait()
+		addr := s.take(a, "living")
+		time.Sleep(time.Second)
+		e, _, err := a.getHeartbeat(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.client(s.mem).Forget(t.Context(), "n1", e.Revision, "a test", DefaultTimes()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if _, err := a.Take(t.Context(), Claim{Handle: "early"}); !fault.Is(err, fault.Unavailable) {
+			t.Errorf("a take at once: %v, want Unavailable", err)
+		}
+		time.Sleep(time.Second)
+		if got := s.holder(addr); got != "living" {
+			t.Errorf("a second later %s is held by %q", addr, got)
+		}
+		time.Sleep(2*DefaultTimes().Beat + time.Second)
+		s.take(a, "later")
+	})
+}

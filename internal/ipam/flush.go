@@ -16,7 +16,6 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/names"
-	"github.com/ocicat-net/ocicat/internal/problem"
 )
 
 // flush writes everything pending, block by block, and answers who waits. One
@@ -75,12 +74,7 @@ func (f *flushing) answer(w *waiter, addr netip.Addr, err error) {
 	w.addr, w.err = addr, err
 	close(w.done)
 	delete(f.r.waiting, w.claim.Handle)
-	switch {
-	case err == nil:
-		delete(f.r.problems, "exhausted")
-	case fault.Is(err, fault.Exhausted):
-		f.r.problems["exhausted"] = problem.New(problem.NoFreeAddress, f.r.cfg.Node, err)
-	}
+	f.r.exhaustion(w, err)
 	if w.abandoned && err == nil {
 		delete(f.r.pods, addr)
 		f.r.giveBack(w.claim.Handle, addr, nil)

@@ -122,6 +122,7 @@ func (r *Reserve) beat(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-r.beatNow:
 		case <-time.After(wait):
 		}
 	}

@@ -62,6 +62,7 @@ type Reserve struct {
 	handle  string // of the reserve itself
 	ready   chan struct{}
 	kick    chan struct{} // wakes the writer
+	beatNow chan struct{} // brings the next heartbeat forward
 	size    atomic.Int64  // how many addresses are held ready
 	refresh atomic.Bool   // look at the blocks before the next write
 	writes  chan struct{} // full while someone writes blocks: the writer or a re-assertion
@@ -84,6 +85,7 @@ type Reserve struct {
 	lease         lease
 	copied        bool  // another boot of this instance was seen alive
 	identity      error // why nothing may be given; nil while this instance is the node
+	full          error // the last take found no address, nil after one that did
 	away          error // the last failure of the datastore, nil after a success
 	problems      map[string]problem.Problem
 	strays        map[stray]time.Time      // when they were first seen
@@ -160,6 +162,7 @@ func NewReserve(cfg ReserveConfig) *Reserve {
 		handle:   names.ReserveHandle(cfg.InstanceUID),
 		ready:    make(chan struct{}),
 		kick:     make(chan struct{}, 1),
+		beatNow:  make(chan struct{}, 1),
 		writes:   make(chan struct{}, 1),
 		saved:    map[netip.Addr]bool{},
 		pods:     map[netip.Addr]*pod{},
@@ -422,7 +425,7 @@ func (r *Reserve) Available() error {
 	case r.away != nil:
 		return noAnswer(r.away)
 	}
-	return nil
+	return r.full
 }
 
 // noAnswer is what a Take answers that needs the datastore while that fails:
@@ -444,10 +447,11 @@ func noAnswer(err error) error {
 // then is tried once more, for two seconds.
 func (r *Reserve) Run(ctx context.Context) error {
 	r.wake()
-	var both sync.WaitGroup
-	both.Go(func() { r.beat(ctx) })
-	both.Go(func() { r.write(ctx) })
-	both.Wait()
+	var all sync.WaitGroup
+	all.Go(func() { r.beat(ctx) })
+	all.Go(func() { r.write(ctx) })
+	all.Go(func() { r.watchHeartbeat(ctx) })
+	all.Wait()
 	r.finalRound(context.WithoutCancel(ctx))
 	r.failWaiters(fault.New(fault.Unavailable, "the agent is stopping"))
 	return nil

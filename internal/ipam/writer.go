@@ -97,6 +97,9 @@ func (r *Reserve) round(ctx context.Context, look bool) error {
 		if err := r.giveUpIdle(ctx); err != nil {
 			return err
 		}
+		if err := r.relent(ctx); err != nil {
+			return err
+		}
 	}
 	return errors.Join(r.flush(ctx, false), r.disown(ctx))
 }
@@ -213,9 +216,6 @@ func (r *Reserve) sight(blocks []*alloc.Block) {
 	strays, resting := map[stray]time.Time{}, map[netip.Addr]time.Time{}
 	for _, b := range blocks {
 		own := b.OwnedBy(r.cfg.Node)
-		if own && len(b.Unallocated) > 0 {
-			delete(r.problems, "exhausted")
-		}
 		for _, addr := range b.HeldBy(r.isMine) {
 			who, _ := b.Holder(addr)
 			switch {
@@ -393,6 +393,10 @@ func (r *Reserve) forgetHandle(ctx context.Context, rel *release) error {
 func (r *Reserve) released(rel *release) {
 	r.mu.Lock()
 	delete(r.releases, rel.addr)
+	if r.full != nil {
+		r.refresh.Store(true) // there may be room again
+		r.wake()
+	}
 	done := rel.done
 	r.mu.Unlock()
 	for _, tell := range done {
