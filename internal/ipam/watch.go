@@ -17,7 +17,7 @@ const relistHeartbeat = time.Hour
 // not the own any more, until ctx ends: somebody forgot this node, reclaims what
 // it holds, or has its name.
 func (r *Reserve) watchHeartbeat(ctx context.Context) {
-	key := r.heartbeatKey()
+	key, seen := r.heartbeatKey(), false // seen: before the first one none is no news
 	store.Follow(ctx, r.c.Store, store.Heartbeat, key.Name, store.FollowOptions{Relist: relistHeartbeat}, func(u store.Update) {
 		if u.Err != nil {
 			return
@@ -28,11 +28,12 @@ func (r *Reserve) watchHeartbeat(ctx context.Context) {
 		}
 		for _, e := range u.Entries {
 			if e.Key == key {
+				seen = true
 				stored, _ := ParseHeartbeat(e.Value) // one that cannot be read is not the own
 				found = stored.InstanceUID == r.cfg.InstanceUID && stored.BootID == r.cfg.BootID
 			}
 		}
-		if found {
+		if found || !seen {
 			return
 		}
 		select {
