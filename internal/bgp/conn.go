@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"runtime/debug"
 	"sync"
@@ -64,10 +63,15 @@ type conn struct {
 	tcp stream
 
 	traffic   *traffic     // the peer's
+	beats     beats        // the speaker's
 	frames    chan<- frame // the peer's; the reader's and the writer's findings
 	control   chan []byte
 	keepalive chan keepalives    // capacity 1
 	routes    chan *table.Cursor // capacity 1
+	// up: the session is Established here, and a KEEPALIVE says nothing but that
+	// the peer lives. The reader notes when in heard instead of reporting it.
+	up    atomic.Bool
+	heard atomic.Pointer[time.Time]
 	// resume compacts what a cursor has to send; set before there is a cursor.
 	resume func(*table.Cursor) error
 
@@ -88,6 +92,7 @@ func newConn(id session.ConnID, tcp stream, frames chan<- frame) *conn {
 	return &conn{
 		id: id, tcp: tcp,
 		traffic:   new(traffic),
+		beats:     newBeats(),
 		frames:    frames,
 		control:   make(chan []byte, controlQueue),
 		keepalive: make(chan keepalives, 1),
@@ -175,6 +180,11 @@ func (c *conn) read() error {
 			return readError(err)
 		}
 		c.traffic.received.Add(1)
+		if typ == message.TypeKeepalive && c.up.Load() {
+			now := time.Now()
+			c.heard.Store(&now)
+			continue
+		}
 		c.report(frame{typ: typ, body: body})
 	}
 }
@@ -268,11 +278,10 @@ func (w *writer) more() <-chan struct{} {
 	return w.from.Ready()
 }
 
-// rewind sets the time of the next keepalive, with the jitter of RFC 4271
-// section 10.
+// rewind sets the time of the next keepalive.
 func (w *writer) rewind() {
 	if w.every > 0 {
-		w.next.Reset(w.every - rand.N(w.every/4+1))
+		w.next.Reset(w.beats.next(time.Now(), w.every))
 	}
 }
 

@@ -8,8 +8,10 @@
 //
 // Every peer has one goroutine that owns its state machine, and per connection
 // a reader and a writer. The writer alone writes to the socket; it sends
-// keepalives by its own ticker and takes no lock while it does, so neither the
-// table nor another peer's slowness can make a peer believe us dead. Nothing
+// keepalives by its own timer and takes no lock while it does, so neither the
+// table nor another peer's slowness can make a peer believe us dead. The timers
+// of all peers run out together (see beats), and a KEEPALIVE of an established
+// session wakes up the reader only: an idle node sleeps most of the time. Nothing
 // that other goroutines call waits for a peer's goroutine: configuration and
 // accepted connections are left in a slot it looks into. A panic in any of the
 // three ends this peer's session and quarantines the peer, nothing else.

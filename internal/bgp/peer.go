@@ -287,9 +287,15 @@ func changed() *message.Notification {
 	return &message.Notification{Code: message.Cease, Subcode: message.ConfigurationChange}
 }
 
-// tick is called when something is due.
+// tick is called when something is due. Only now the state machine is told
+// which peers lived meanwhile.
 func (p *peer) tick() {
 	if p.quarantined.IsZero() {
+		for id, c := range p.conns {
+			if at := c.heard.Load(); at != nil {
+				p.step(session.Heard{Conn: id, At: *at})
+			}
+		}
 		p.step(session.Tick{})
 		return
 	}

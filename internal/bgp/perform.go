@@ -116,7 +116,7 @@ func (p *peer) takeDialled(d dialled) {
 func (p *peer) adopt(tcp *net.TCPConn, event func(session.ConnID) session.Event) {
 	p.lastID++
 	c := newConn(p.lastID, tcp, p.frames)
-	c.traffic = &p.total
+	c.traffic, c.beats = &p.total, p.s.beats
 	p.conns[c.id] = c
 	c.start(&p.linger)
 	p.step(event(c.id))
@@ -189,6 +189,7 @@ func (p *peer) up(params session.Params) {
 	p.dialTrouble, p.nearLimit = "", false
 	p.log.Info("BGP session up", "as", params.AS, "routerID", params.RouterID, "hold", params.Hold, "gracefulRestart", params.Restart.Time)
 	c := p.conns[params.Conn]
+	c.up.Store(true)
 	local := c.tcp.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	log, rib, addr := p.log, p.s.rib, p.cfg.peer.Addr
 	c.resume = func(behind *table.Cursor) error {

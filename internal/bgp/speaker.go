@@ -57,6 +57,7 @@ type Speaker struct {
 	configured chan struct{} // capacity 1: config was set
 	news       chan struct{} // capacity 1: OnChange is to be called
 	rib        *rib
+	beats      beats // when keepalives are sent
 	listener   *listener
 	wg         sync.WaitGroup // everything that runs below Run
 
@@ -84,6 +85,7 @@ func New(opts Options) *Speaker {
 		configured: make(chan struct{}, 1),
 		news:       make(chan struct{}, 1),
 		rib:        newRIB(),
+		beats:      newBeats(),
 		peers:      map[netip.Addr]*peer{},
 	}
 	s.listener = newListener(s.log, func(f func() error) error { return s.inside(f) }, s.accept)

@@ -41,6 +41,8 @@ func (f *FSM) stepConn(ev Event, now time.Time) {
 	switch ev := ev.(type) {
 	case Received:
 		f.received(ev, now)
+	case Heard:
+		f.keptAlive(ev)
 	case Malformed:
 		f.refuse(f.find(ev.Conn), ev.Err, now)
 	case Refused:
@@ -77,6 +79,17 @@ func (f *FSM) received(ev Received, now time.Time) {
 		Code: message.FSMError, Subcode: row.unexpected,
 		Data: []byte{byte(ev.Msg.Type())}, Detail: ev.Msg.Type().String(),
 	}, now)
+}
+
+// keptAlive moves the hold timer on, never back.
+func (f *FSM) keptAlive(ev Heard) {
+	c := f.find(ev.Conn)
+	if c == nil || c.params.Hold == 0 {
+		return
+	}
+	if until := ev.At.Add(c.params.Hold); until.After(c.expireAt) {
+		c.expireAt = until
+	}
 }
 
 func gotOpen(f *FSM, c *conn, m message.Message, now time.Time) {

@@ -3,6 +3,8 @@
 package session
 
 import (
+	"time"
+
 	"github.com/ocicat-net/ocicat/internal/bgp/message"
 )
 
@@ -59,6 +61,13 @@ type (
 		Msg  message.Message
 	}
 
+	// Heard says that a KEEPALIVE came on Conn, which is Established. It may
+	// tell that late and of the last one only, but before a Tick.
+	Heard struct {
+		Conn ConnID
+		At   time.Time
+	}
+
 	// Malformed is a message that could not be decoded.
 	Malformed struct {
 		Conn ConnID
@@ -91,6 +100,7 @@ func (Dialed) event()     {}
 func (DialFailed) event() {}
 func (Accepted) event()   {}
 func (Received) event()   {}
+func (Heard) event()      {}
 func (Malformed) event()  {}
 func (Refused) event()    {}
 func (Lost) event()       {}

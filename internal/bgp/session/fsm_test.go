@@ -206,6 +206,20 @@ func TestHoldTimer(t *testing.T) {
 	s.reason("we closed: hold timer expired: nothing heard for 1m30s")
 }
 
+// TestHeardLate: KEEPALIVEs of which the machine learns only when its timer runs
+// out move the hold timer, and never back.
+func TestHeardLate(t *testing.T) {
+	s := play(t, ours())
+	s.establish(1, openOf(high))
+	began := s.now
+	s.after(90 * time.Second)
+	s.on(Heard{Conn: 1, At: began.Add(80 * time.Second)})
+	s.on(Tick{})
+	s.on(Heard{Conn: 1, At: began.Add(70 * time.Second)})
+	s.on(Heard{Conn: 2, At: began.Add(100 * time.Second)})
+	s.due(80*time.Second, "send 1 hold timer expired: nothing heard for 1m30s", "close 1", "down 1 keep", "dial")
+}
+
 // TestFrozen wakes up long after the hold timer: what the peer sent meanwhile
 // waits in the socket.
 func TestFrozen(t *testing.T) {
