@@ -14,6 +14,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cidr"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/names"
+	"github.com/ocicat-net/ocicat/internal/store"
 )
 
 // claimBlock makes a block the node's: affinity pending, block created (or
@@ -310,7 +311,7 @@ func (c *Client) releaseBlock(ctx context.Context, node string, p netip.Prefix, 
 // releaseBlockIf is releaseBlock; allowed is asked after each reading of the
 // block and before it is written.
 func (c *Client) releaseBlockIf(ctx context.Context, node string, p netip.Prefix, mustBeEmpty bool, allowed func() error) error {
-	marked := false // the affinity was confirmed and we wrote pendingDeletion
+	marked := false // the affinity was confirmed before we wrote pendingDeletion
 	return again(ctx, func() error {
 		a, arev, err := c.affinity(ctx, node, p)
 		if err != nil || arev == 0 {
@@ -326,20 +327,19 @@ func (c *Client) releaseBlockIf(ctx context.Context, node string, p netip.Prefix
 		if mustBeEmpty && !b.Empty() {
 			err := fault.New(fault.Conflict, "release block %s of %s: %d of its addresses are in use", p, node, b.InUse())
 			if marked {
-				a.State = alloc.Confirmed
-				_, undo := c.putAffinity(ctx, node, p, a, arev)
-				err = errors.Join(err, undo)
+				err = errors.Join(err, c.unmark(ctx, node, p, b, brev, a, arev))
 			}
 			return err
 		}
 		if err := allowed(); err != nil {
 			return err
 		}
-		marked = marked || a.State == alloc.Confirmed
+		confirmed := a.State == alloc.Confirmed
 		a.State = alloc.PendingDeletion
 		if arev, err = c.putAffinity(ctx, node, p, a, arev); err != nil {
 			return raced(err)
 		}
+		marked = marked || confirmed
 		b.ClearAffinity()
 		if b.Empty() {
 			err = c.remove(ctx, blockKey(p), brev)
@@ -351,4 +351,16 @@ func (c *Client) releaseBlockIf(ctx context.Context, node string, p netip.Prefix
 		}
 		return raced(c.remove(ctx, affinityKey(node, p), arev))
 	})
+}
+
+// unmark takes back a pendingDeletion. Another may have found it and be
+// releasing the block too: the block's new version lets its write fail, as
+// that of a claim does.
+func (c *Client) unmark(ctx context.Context, node string, p netip.Prefix, b *alloc.Block, brev store.Revision, a alloc.Affinity, arev store.Revision) error {
+	if _, err := c.putBlock(ctx, b, brev); err != nil {
+		return err
+	}
+	a.State = alloc.Confirmed
+	_, err := c.putAffinity(ctx, node, p, a, arev)
+	return err
 }
