@@ -94,10 +94,11 @@ func missingOrDown(exists bool) string {
 }
 
 // routeText is a node's routing decision, with the node it leads to. A route
-// to one address is that of a borrowed one.
+// to one address that a program wrote, nobody by hand, is that of a borrowed
+// one.
 func (w *walker) routeText(c crossing) string {
 	if owner, ok := w.owner(c.hop); ok {
-		if c.route.Dst.IsSingleIP() {
+		if c.route.Dst.IsSingleIP() && c.route.Proto > host.ProtoStatic {
 			return fmt.Sprintf("%s (node %s, which announces this address alone)", c.route, owner)
 		}
 		return fmt.Sprintf("%s (node %s)", c.route, owner)
