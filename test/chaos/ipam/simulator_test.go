@@ -37,7 +37,7 @@ const (
 // tally counts what the simulator did.
 type tally struct {
 	episodes, steps, given, released, killed, frozen int
-	reborns                                          int // empty objects left by late creations
+	reborns                                          int // empty objects left to the collector
 	fates                                            [fates]int
 }
 
@@ -55,7 +55,7 @@ func (t *tally) add(o tally) {
 }
 
 func (t *tally) String() string {
-	return fmt.Sprintf("%d steps in %d episodes, %d addresses given, %d lost, %d vanished, %d late and %d refused answers, %d clients killed, %d frozen; %d empty handles or blocks left to the collector by late creations",
+	return fmt.Sprintf("%d steps in %d episodes, %d addresses given, %d lost, %d vanished, %d late and %d refused answers, %d clients killed, %d frozen; %d empty handles or blocks left to the collector",
 		t.steps, t.episodes, t.given, t.fates[lost], t.fates[vanished], t.fates[late], t.fates[refused], t.killed, t.frozen, t.reborns)
 }
 
@@ -247,20 +247,29 @@ func (e *episode) arrive(c *call) {
 	}
 }
 
-// collect takes away what a late creation made after the deletion of the same
-// object: nobody is left to undo it. It must be empty, which a collector sees:
-// a handle without addresses, a block without addresses and affinity.
+// collect takes away what is the collector's to find. A late creation can make
+// an object after its deletion, which nobody is left to undo: a handle without
+// addresses, a block without. And a node whose claim was given back by others
+// while it made the block, and that was then refused the claim, leaves a block
+// without one, until it or the collector claims it.
 func (e *episode) collect() {
 	for key := range e.w.entries {
-		if !e.reborn[key] {
+		b := e.check.blocks[key.Name]
+		if key.Kind == store.Block && len(b.held) > 0 {
 			continue
 		}
-		if b := e.check.blocks[key.Name]; key.Kind == store.Block && len(b.held) > 0 {
+		if unclaimed := key.Kind == store.Block && b.owner != "" && !e.claimed(b.owner, key.Name); !e.reborn[key] && !unclaimed {
 			continue
 		}
 		e.reborns++
 		delete(e.w.entries, key)
 	}
+}
+
+// claimed says whether a node's claim to a block is stored.
+func (e *episode) claimed(node, block string) bool {
+	_, ok := e.w.entries[store.Key{Kind: store.Affinity, Name: node + "/" + block}]
+	return ok
 }
 
 // program is what one client does, forever.
