@@ -30,6 +30,11 @@ func build(ctx context.Context, bin string) error {
 // process runs one suite in a process of its own and returns what it
 // measured. Whatever an isolated suite starts or mounts ends with it.
 func process(ctx context.Context, o options, dir string, s suite) (result, error) {
+	var r result
+	dir, err := os.MkdirTemp(dir, s.name)
+	if err != nil {
+		return r, err
+	}
 	args := []string{
 		"-one", s.name, "-dir", dir, "-bin", o.bin, "-only", o.only,
 		"-rounds", strconv.Itoa(o.rounds), "-batches", strconv.Itoa(o.batches), fmt.Sprintf("-quick=%t", o.quick),
@@ -43,7 +48,6 @@ func process(ctx context.Context, o options, dir string, s suite) (result, error
 	} else {
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it has a lab to remove
 	}
-	var r result
 	if err := cmd.Run(); err != nil {
 		return r, err
 	}

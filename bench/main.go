@@ -175,7 +175,7 @@ func measure(ctx context.Context, o options, dir string, chosen []suite) ([]resu
 // why a run failed.
 func showLogs(dir string) {
 	const end = 64 << 10
-	logs, _ := filepath.Glob(dir + "/*.log")
+	logs, _ := filepath.Glob(dir + "/*/*.log")
 	for _, log := range logs {
 		text, _ := os.ReadFile(log)
 		fmt.Fprintf(os.Stderr, "--- %s\n%s\n", filepath.Base(log), text[max(0, len(text)-end):])
