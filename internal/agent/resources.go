@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -32,7 +33,8 @@ type resources struct {
 	agent *Agent
 
 	mu       sync.Mutex
-	entries  map[store.Key]store.Entry // what the datastore says
+	entries  map[store.Key]store.Entry // what the datastore says, last understood
+	bad      map[store.Key]error       // what it says now and nobody understands
 	believed view                      // what the agent goes by
 	refused  string                    // what is gone and not believed to be, "" for nothing
 	missing  int                       // how many deletions are not believed yet
@@ -49,6 +51,7 @@ func newResources(a *Agent) *resources {
 	r := &resources{
 		agent:   a,
 		entries: map[store.Key]store.Entry{},
+		bad:     map[store.Key]error{},
 		full:    map[store.Kind]bool{},
 		lost:    map[store.Kind]error{},
 		settled: make(chan struct{}),
@@ -83,20 +86,7 @@ func (r *resources) update(kind store.Kind, u store.Update) {
 		return
 	}
 	delete(r.lost, kind)
-	if u.Full {
-		for key := range r.entries {
-			if key.Kind == kind {
-				delete(r.entries, key)
-			}
-		}
-		r.full[kind] = true
-	}
-	for _, e := range u.Entries {
-		r.entries[e.Key] = e
-	}
-	for _, key := range u.Deleted {
-		delete(r.entries, key)
-	}
+	r.take(kind, u)
 	complete := len(r.full) == len(followed)
 	var decided feed.Cluster
 	if complete {
@@ -120,6 +110,48 @@ func (r *resources) update(kind store.Kind, u store.Update) {
 	}
 }
 
+// take brings the entries up to an update. An object that nobody understands
+// does not take the place of the one before it: that stays in use. The caller
+// holds the lock.
+func (r *resources) take(kind store.Kind, u store.Update) {
+	before := r.entries
+	if u.Full {
+		r.entries = maps.Clone(before)
+		maps.DeleteFunc(r.entries, func(key store.Key, _ store.Entry) bool { return key.Kind == kind })
+		maps.DeleteFunc(r.bad, func(key store.Key, _ error) bool { return key.Kind == kind })
+		r.full[kind] = true
+	}
+	for _, e := range u.Entries {
+		delete(r.bad, e.Key)
+		if old, had := before[e.Key]; had && readable(old) == nil {
+			if err := readable(e); err != nil {
+				r.bad[e.Key], e = err, old
+			}
+		}
+		r.entries[e.Key] = e
+	}
+	for _, key := range u.Deleted {
+		delete(r.entries, key)
+		delete(r.bad, key)
+	}
+}
+
+// readable says what keeps a stored object from being understood, nil for
+// nothing.
+func readable(e store.Entry) error {
+	object, err := resource.Decode(e)
+	if err != nil {
+		return err
+	}
+	switch o := object.(type) {
+	case *v3.IPPool:
+		_, err = convert.Pool(o)
+	case *v3.IPReservation:
+		_, err = convert.Reservation(o)
+	}
+	return err
+}
+
 // decide converts what is believed. The caller holds the lock.
 func (r *resources) decide(synced bool) (feed.Cluster, []problem.Problem) {
 	a := r.agent
@@ -128,6 +160,9 @@ func (r *resources) decide(synced bool) (feed.Cluster, []problem.Problem) {
 	var bgp *v3.BGPConfiguration
 	var config *v1.OcicatConfiguration
 	var peers []*v3.BGPPeer
+	for key, err := range r.bad {
+		problems = append(problems, resource.Quarantined(key, fmt.Errorf("%w; its last good version stays in use", err)))
+	}
 	for _, e := range r.believed {
 		object, err := resource.Decode(e)
 		if err != nil {
