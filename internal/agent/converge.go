@@ -226,9 +226,12 @@ func (a *Agent) learned() {
 	a.loop.Mark(sectionStatus)
 }
 
-// takeLearned takes over what the speaker learned since the last pass.
+// takeLearned takes over what the speaker learned since the last pass. Who is
+// unsynced is asked first: a peer that ends its first full set between the two
+// questions must not be taken for one that announced nothing.
 func (a *Agent) takeLearned() {
 	if a.news.Swap(false) {
-		a.feed.SetLearned(a.speaker.Learned(), a.speaker.Unsynced())
+		unsynced := a.speaker.Unsynced()
+		a.feed.SetLearned(a.speaker.Learned(), unsynced)
 	}
 }
