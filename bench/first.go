@@ -33,7 +33,7 @@ func (c labContender) conf() string {
 // firstReply is the suite of the time from the start of an ADD on one node
 // until its pod answers another node.
 func firstReply(ctx context.Context, o options) (r result, err error) {
-	l, err := lab.New(lab.Config{Name: fmt.Sprintf("bench%d", os.Getpid()), Root: o.dir, BinDir: o.bin})
+	l, err := lab.New(lab.Config{Name: fmt.Sprintf("bench%d", os.Getpid()), Root: filepath.Join(o.dir, "lab"), BinDir: o.bin})
 	if err != nil {
 		return r, err
 	}

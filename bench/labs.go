@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/lab"
@@ -34,7 +35,7 @@ func labs(ctx context.Context, o options) (r result, err error) {
 
 // labUp makes a lab, waits until it is whole, and removes it.
 func labUp(ctx context.Context, o options, nodes int) (took time.Duration, err error) {
-	l, err := lab.New(lab.Config{Name: fmt.Sprintf("bench%d", os.Getpid()), Root: o.dir, BinDir: o.bin})
+	l, err := lab.New(lab.Config{Name: fmt.Sprintf("bench%d", os.Getpid()), Root: filepath.Join(o.dir, "lab"), BinDir: o.bin})
 	if err != nil {
 		return 0, err
 	}
