@@ -52,6 +52,9 @@ func (a *Agent) Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddRes
 		}
 	}
 	result, err := a.plumb(ctx, att, req)
+	if err == nil && att.State == journal.Intent {
+		err = a.reserve.Confirm(att.Endpoint.Addr)
+	}
 	if err == nil && ctx.Err() != nil {
 		err = fault.New(fault.Unavailable, "attach %s: nobody takes the answer: %w", podName(att.Endpoint), ctx.Err())
 	}

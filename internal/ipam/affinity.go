@@ -325,11 +325,12 @@ func (c *Client) releaseBlockIf(ctx context.Context, node string, p netip.Prefix
 			return err
 		}
 		if mustBeEmpty && !b.Empty() {
-			err := fault.New(fault.Conflict, "release block %s of %s: %d of its addresses are in use", p, node, b.InUse())
 			if marked {
-				err = errors.Join(err, c.unmark(ctx, node, p, b, brev, a, arev))
+				if err := c.unmark(ctx, node, p, b, brev, a, arev); err != nil {
+					return raced(err)
+				}
 			}
-			return err
+			return fault.New(fault.Conflict, "release block %s of %s: %d of its addresses are in use", p, node, b.InUse())
 		}
 		if err := allowed(); err != nil {
 			return err

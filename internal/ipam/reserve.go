@@ -271,6 +271,19 @@ func (r *Reserve) Take(ctx context.Context, claim Claim) (netip.Addr, error) {
 	return w.addr, w.err
 }
 
+// Confirm is asked right before an address that was taken is given away. Its
+// error, Unavailable, says that the lease ended while the datastore does not
+// know of the pod: this node may have stood still for so long that the address
+// is somebody else's.
+func (r *Reserve) Confirm(addr netip.Addr) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.pods[addr]; p == nil || !p.pending || r.remaining() > 0 {
+		return nil
+	}
+	return fault.Hint(fault.New(fault.Unavailable, "give %s: the lease of this node's addresses ended meanwhile", addr), "The runtime tries again by itself.")
+}
+
 // abandon reports whether w was still without an answer; one that comes later
 // goes back.
 func (r *Reserve) abandon(w *waiter) bool {

@@ -223,14 +223,24 @@ func TestLeaseEnds(t *testing.T) {
 		// Reads work, writes do not: the lease ends all the same.
 		a.store.Inject(storetest.Rule{Op: storetest.OpPut, Effect: storetest.Refuse})
 		time.Sleep(LeaseTime - time.Second)
-		s.take(a, "in-time")
+		addr := s.take(a, "in-time")
+		if err := a.Confirm(addr); err != nil {
+			t.Errorf("within the lease: %v", err)
+		}
 		time.Sleep(time.Second)
+		if err := a.Confirm(addr); !fault.Is(err, fault.Unavailable) {
+			t.Errorf("taken in time, given after the lease: %v, want unavailable", err)
+		}
 		if _, err := a.Take(t.Context(), Claim{Handle: "late"}); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("after the lease: %v, want unavailable", err)
 		}
 		a.store.Heal()
 		time.Sleep(beatRetry)
 		s.take(a, "again")
+		time.Sleep(time.Second)
+		if err := a.Confirm(addr); err != nil {
+			t.Errorf("written in the datastore: %v", err)
+		}
 	})
 }
 
