@@ -149,6 +149,7 @@ func TestStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	nstest.Eventually(t, 10*time.Second, func() bool { return w.call("STATUS", "x").code == 0 }, "STATUS 0 with the datastore back")
+	nstest.Eventually(t, 20*time.Second, func() bool { _, code := w.Ocicat("get", "ippools"); return code == 0 }, "the datastore answers")
 	w.clean("all DELs")
 	if err := w.KillAgent(t.Context(), node); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/user"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ocicat-net/ocicat/internal/lab"
 	"github.com/ocicat-net/ocicat/internal/nstest"
 	"github.com/ocicat-net/ocicat/test/flow"
 )
@@ -66,7 +68,12 @@ func newDaemons(t *testing.T, s *scene, old *daemons) *daemons {
 		}
 	}
 	old.end()
-	s.Node(stable, "ip route flush exact "+dyingBlock.String()) // what comes next shall be the new peer's
+	// What comes next shall be the new peer's. The old one may take its routes
+	// away at the same time, which lets a flush fail.
+	nstest.Eventually(t, 10*time.Second, func() bool {
+		_, _ = s.ExecNode(t.Context(), stable, []string{"ip", "route", "flush", "exact", dyingBlock.String()}, lab.Streams{Out: io.Discard, Err: io.Discard})
+		return s.Node(stable, "ip route show exact "+dyingBlock.String()) == ""
+	}, "no route of the old peer")
 	dir, err := os.MkdirTemp("", "ocicat-peer-")
 	if err != nil {
 		t.Fatal(err)
