@@ -231,7 +231,7 @@ func (a *Agent) learned() {
 // questions must not be taken for one that announced nothing.
 func (a *Agent) takeLearned() {
 	if a.news.Swap(false) {
-		unsynced := a.speaker.Unsynced()
-		a.feed.SetLearned(a.speaker.Learned(), unsynced)
+		unsynced, asked := a.speaker.Unsynced()
+		a.feed.SetLearned(a.speaker.Learned(), unsynced, asked)
 	}
 }

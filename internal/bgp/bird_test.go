@@ -230,7 +230,7 @@ func TestBIRDSession(t *testing.T) {
 	if s := n.session(peer); s.RouterID != peer || s.Received != 2 || s.Sent != 2 || s.Hold != 90 {
 		t.Errorf("session %+v", s)
 	}
-	n.await(time.Second, "synced", func() bool { return len(n.Unsynced()) == 0 })
+	n.await(time.Second, "synced", func() bool { return n.unsynced() == 0 })
 
 	// Changes on either side.
 	cfg := birdPeer(n, nil)

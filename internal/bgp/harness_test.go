@@ -114,6 +114,12 @@ func (n *node) established(peer netip.Addr) bool {
 	return n.session(peer).State == speaker.Established
 }
 
+// unsynced is how many peers have not delivered their first full set.
+func (n *node) unsynced() int {
+	unsynced, _ := n.Unsynced()
+	return len(unsynced)
+}
+
 func (n *node) awaitUp(within time.Duration, peer netip.Addr) {
 	n.t.Helper()
 	n.await(within, fmt.Sprintf("established with %v", peer), func() bool { return n.established(peer) })

@@ -70,8 +70,8 @@ func TestSilentRestart(t *testing.T) {
 		a.ForwardingVerified()
 		a.awaitUp(time.Second, b.addr)
 		b.awaitUp(time.Second, a.addr)
-		if len(a.Unsynced()) != 0 {
-			a.await(time.Second, "synced", func() bool { return len(a.Unsynced()) == 0 })
+		if a.unsynced() != 0 {
+			a.await(time.Second, "synced", func() bool { return a.unsynced() == 0 })
 		}
 		a.Set(a.config([]netip.Addr{b.addr}, "172.16.1.0/26", "172.16.1.64/26"))
 		b.await(time.Second, "told the end", func() bool { return !b.session(a.addr).Stale })

@@ -328,18 +328,23 @@ func (s *Speaker) Sessions() []speaker.Session {
 
 // Unsynced are the configured peers that have not delivered their first full
 // set of routes since Run began: an End-of-RIB, or for peers that send none a
-// moment of being Established. It is empty once the restart time (120 s) is
-// over.
-func (s *Speaker) Unsynced() map[netip.Addr]bool {
+// moment of being Established. Asked are all configured peers. Once the restart
+// time (120 s) is over nobody is waited for: the one is empty, the other nil.
+func (s *Speaker) Unsynced() (unsynced, asked map[netip.Addr]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	unsynced := map[netip.Addr]bool{}
+	unsynced = map[netip.Addr]bool{}
+	if s.impatient.Load() {
+		return unsynced, nil
+	}
+	asked = make(map[netip.Addr]bool, len(s.peers))
 	for addr, p := range s.peers {
-		if !s.impatient.Load() && !p.view.Load().synced {
+		asked[addr] = true
+		if !p.view.Load().synced {
 			unsynced[addr] = true
 		}
 	}
-	return unsynced
+	return unsynced, asked
 }
 
 // Learned is the best learned path to each prefix, without those we originate.

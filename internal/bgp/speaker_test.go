@@ -167,7 +167,7 @@ func TestFullMesh(t *testing.T) {
 	}
 	t.Logf("%d speakers know everything after %v", size, time.Since(began))
 	for _, n := range nodes {
-		n.await(5*time.Second, "synced", func() bool { return len(n.Unsynced()) == 0 })
+		n.await(5*time.Second, "synced", func() bool { return n.unsynced() == 0 })
 		for _, s := range n.Sessions() {
 			if s.Flaps != 0 {
 				t.Errorf("%v: session fell: %+v", n.addr, s)

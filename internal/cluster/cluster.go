@@ -156,6 +156,9 @@ type Snapshot struct {
 	// started has not arrived; it is empty once the restart time is over.
 	// Routes through them are kept until then.
 	Unsynced map[netip.Addr]bool
+	// Asked are the peers that the speaker knew when it said so: of others it is
+	// not known whether they delivered. nil: nobody is waited for any more.
+	Asked map[netip.Addr]bool
 	// PastPools are the CIDRs of every pool this node ever saw: only routes
 	// inside them can be ours.
 	PastPools []netip.Prefix

@@ -99,13 +99,16 @@ func Deletable(s *cluster.Snapshot, r host.Route) bool {
 
 // awaited reports whether routes through next hop via may still be announced
 // again: its own session, or for a next hop that is no peer any session, has
-// not delivered its full set since we started. Before the speaker has reported
-// at all nobody has.
+// not delivered its full set since we started. A peer the speaker did not know
+// yet when it reported has not, and before it reported at all nobody has.
 func awaited(s *cluster.Snapshot, via netip.Addr) bool {
 	if s.Learned == nil || s.Unsynced[via] {
 		return true
 	}
-	return len(s.Unsynced) > 0 && !isPeer(s, via)
+	if isPeer(s, via) {
+		return s.Asked != nil && !s.Asked[via]
+	}
+	return len(s.Unsynced) > 0
 }
 
 func isPeer(s *cluster.Snapshot, a netip.Addr) bool {

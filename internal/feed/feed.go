@@ -151,9 +151,10 @@ func (f *Feed) SetEndpoints(endpoints map[cluster.EndpointID]cluster.Endpoint) {
 	})
 }
 
-// SetLearned replaces the learned routes and the peers still awaited.
-func (f *Feed) SetLearned(learned cluster.Learned, unsynced map[netip.Addr]bool) {
-	f.publish(Learned, func(s *cluster.Snapshot) { s.Learned, s.Unsynced = learned, unsynced })
+// SetLearned replaces the learned routes, the peers still awaited, and those
+// the speaker knew when it named them.
+func (f *Feed) SetLearned(learned cluster.Learned, unsynced, asked map[netip.Addr]bool) {
+	f.publish(Learned, func(s *cluster.Snapshot) { s.Learned, s.Unsynced, s.Asked = learned, unsynced, asked })
 }
 
 // SetHost replaces what was observed of the node's own network.

@@ -45,7 +45,7 @@ func facts(f *feed.Feed) []func() {
 		func() { f.SetEndpoint(endpoint("2", "10.9.0.2")) },
 		func() { f.SetEndpoint(endpoint("3", "10.9.0.3")) },
 		func() {
-			f.SetLearned(learned{{Prefix: netip.MustParsePrefix("10.8.0.0/26"), NextHop: netip.MustParseAddr("10.0.0.2")}}, nil)
+			f.SetLearned(learned{{Prefix: netip.MustParsePrefix("10.8.0.0/26"), NextHop: netip.MustParseAddr("10.0.0.2")}}, nil, nil)
 		},
 		func() { f.RememberPools([]netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")}) },
 		func() {
@@ -121,7 +121,7 @@ func TestChangesAreTold(t *testing.T) {
 	for i := range 50 {
 		writers.Go(func() {
 			f.SetEndpoint(endpoint(string(rune('A'+i)), "10.9.0.1"))
-			f.SetLearned(nil, nil)
+			f.SetLearned(nil, nil, nil)
 		})
 	}
 	writers.Wait()
