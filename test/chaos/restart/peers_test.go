@@ -69,11 +69,15 @@ func newDaemons(t *testing.T, s *scene, old *daemons) *daemons {
 	}
 	old.end()
 	// What comes next shall be the new peer's. The old one may take its routes
-	// away at the same time, which lets a flush fail.
-	nstest.Eventually(t, 10*time.Second, func() bool {
-		_, _ = s.ExecNode(t.Context(), stable, []string{"ip", "route", "flush", "exact", dyingBlock.String()}, lab.Streams{Out: io.Discard, Err: io.Discard})
-		return s.Node(stable, "ip route show exact "+dyingBlock.String()) == ""
-	}, "no route of the old peer")
+	// away at the same time, which lets a flush fail; zebra's hang on nexthop
+	// objects.
+	routes := func() string { return s.Node(stable, "ip route show exact "+dyingBlock.String()) }
+	nstest.Eventually(t, 20*time.Second, func() bool {
+		for _, flush := range []string{"ip nexthop flush", "ip route flush exact " + dyingBlock.String()} {
+			_, _ = s.ExecNode(t.Context(), stable, strings.Fields(flush), lab.Streams{Out: io.Discard, Err: io.Discard})
+		}
+		return routes() == ""
+	}, func() string { return "no route of the old peer: " + routes() })
 	dir, err := os.MkdirTemp("", "ocicat-peer-")
 	if err != nil {
 		t.Fatal(err)
