@@ -151,18 +151,3 @@ func (s *survey) known() map[string]bool {
 	}
 	return all
 }
-
-// uses reports whether anything is a node's: a block, a claim or an address.
-func (s *survey) uses(node string) bool {
-	for _, cl := range s.claims {
-		if cl.node == node {
-			return true
-		}
-	}
-	for _, b := range s.blocks {
-		if b.OwnedBy(node) || len(b.HeldBy(func(a alloc.Attribute) bool { return a.Secondary[alloc.AttrNode] == node })) > 0 {
-			return true
-		}
-	}
-	return false
-}

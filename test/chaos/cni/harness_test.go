@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ocicat-net/ocicat/internal/admin"
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/journal"
 	"github.com/ocicat-net/ocicat/internal/lab"
@@ -319,9 +318,6 @@ func (w *world) runFiles() (found []string) {
 	})
 	return found
 }
-
-// ready says whether the agent serves.
-func (w *world) ready() bool { return admin.Dial(w.AdminSocket(node)).Ready(w.t.Context()) == nil }
 
 func differ(what string, got, want []string) (wrong []string) {
 	for _, s := range got {

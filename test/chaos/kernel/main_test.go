@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -140,16 +139,6 @@ func (w *world) agent() int {
 		w.t.Fatal(err)
 	}
 	return n.Agent.PID
-}
-
-// log is how often the master's agent wrote a line with text.
-func (w *world) log(text string) int {
-	w.t.Helper()
-	data, err := os.ReadFile(filepath.Clean(w.AgentLog(master)))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return strings.Count(string(data), text)
 }
 
 // percentile is the p-th percentile of times, nearest rank.
