@@ -148,7 +148,7 @@ func TestArticlesAddresses(t *testing.T) {
 				wantAddr(t, "coredns", s.take(master, "coredns"), "172.16.196.2")
 				wantAddr(t, "busybox", s.take(node, "busybox-2"), "172.16.109.65")
 				wantAddr(t, "jenkins", s.take(node, "jenkins"), "172.16.109.66")
-				synctest.Wait()
+				settle()
 				if got := s.holder(netip.MustParseAddr("172.16.196.2")); got != "coredns" {
 					t.Errorf("the datastore says %q holds coredns' address", got)
 				}
@@ -348,6 +348,32 @@ func TestReleaseBeforeItsAssignmentWasWritten(t *testing.T) {
 	})
 }
 
+// TestWritesGoTogether: pods that come one after the other within a moment are
+// one write of their block; one that somebody waits for is written at once.
+func TestWritesGoTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		a := s.run(ReserveConfig{Node: "k8s-master-1", Size: 16})
+		settle()
+		before := a.store.Calls(storetest.OpPut)
+		for i := range 4 {
+			s.take(a, fmt.Sprint("pod-", i))
+			time.Sleep(gatherTime / 10)
+		}
+		settle()
+		if writes := a.store.Calls(storetest.OpPut) - before; writes != 1+4 {
+			t.Errorf("%d writes for 4 pods, want 1 of the block and 4 of handles", writes)
+		}
+		begin := time.Now()
+		if _, err := a.Take(t.Context(), Claim{Handle: "static", Want: netip.MustParseAddr("172.16.196.60")}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took >= gatherTime {
+			t.Errorf("one who waits for the datastore waits %v for company", took)
+		}
+	})
+}
+
 func TestStaticAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
@@ -359,7 +385,7 @@ func TestStaticAddresses(t *testing.T) {
 		}
 		for _, want := range []string{"172.16.196.2", "172.16.196.40", "172.16.200.3"} { // held ready; free; in a block nobody has
 			addr, err := take(n1, "static-"+want, want)
-			synctest.Wait()
+			settle()
 			if err != nil || addr.String() != want || s.holder(addr) != "static-"+want {
 				t.Errorf("static %s: %s, %v, held by %q", want, addr, err, s.holder(addr))
 			}

@@ -22,6 +22,7 @@ const (
 	writeTimeout  = 30 * time.Second      // of one round
 	writeRetry    = 50 * time.Millisecond // after a round that failed, doubling …
 	maxWriteRetry = 30 * time.Second      // … up to this
+	gatherTime    = 50 * time.Millisecond // how long a write nobody waits for waits for others
 )
 
 // cached is a block as the writer left it: its next write needs no read.
@@ -47,6 +48,7 @@ func (r *Reserve) write(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.kick:
+			r.gather(ctx)
 		case <-retry:
 		case <-check.C:
 			look = true
@@ -65,6 +67,30 @@ func (r *Reserve) write(ctx context.Context) {
 		}
 		look, wait = false, 0
 	}
+}
+
+// gather lets a moment pass in which others come whose writes go along: pods
+// come and go in groups, and each block is one write. Nothing waits while
+// somebody waits for the datastore, or little is left that is held ready.
+func (r *Reserve) gather(ctx context.Context) {
+	enough := time.NewTimer(gatherTime)
+	defer enough.Stop()
+	for !r.urgent() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-enough.C:
+			return
+		case <-r.kick:
+		}
+	}
+}
+
+// urgent reports whether the next write should not wait for others.
+func (r *Reserve) urgent() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.waiters) > 0 || r.full != nil || 2*len(r.queue) <= r.limit()
 }
 
 // noteAway remembers whether the datastore answers, and logs the edges.
