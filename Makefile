@@ -29,7 +29,7 @@ demo: build     ## the article's cluster on this machine, walked and compared (r
 
 test:           ## all tests; as root it installs what they need
 	sh test/setup.sh
-	go run ./test/count -except '/test/chaos/.' ./...
+	go run ./test/count -again -except '/test/chaos/.' ./...
 
 chaos:          ## the reliability tests in full, write docs/reliability.md (root, hours)
 	sh test/setup.sh

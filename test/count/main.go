@@ -5,7 +5,9 @@
 // nothing but themselves makes them slow. It prints a line for each package,
 // the output of what failed, every skipped test with its reason, and at last a
 // line "N passed, N failed" with the numbers of tests and subtests. As root it
-// counts a skipped test as failed: everything can run then.
+// counts a skipped test as failed: everything can run then. With -again a test
+// that failed is run once more by itself, and that decides: for tests that
+// measure time on a machine that others use.
 package main
 
 import (
@@ -13,6 +15,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -35,6 +38,7 @@ func main() {
 		limit      = flag.Duration("limit", 25*time.Minute, "`time` all may take, building included")
 		race       = flag.Bool("race", false, "test with the race detector")
 		run        = flag.String("run", "", "only tests matching `regexp`")
+		again      = flag.Bool("again", false, "run what failed once more, and let that decide")
 		except     = flag.String("except", "^$", "no packages matching `regexp`")
 	)
 	flag.Parse()
@@ -47,18 +51,43 @@ func main() {
 	if *race {
 		args = append(args, "-race")
 	}
-	if *run != "" {
-		args = append(args, "-run", *run)
-	}
 	left, err := regexp.Compile(*except)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "count: -except:", err)
 		os.Exit(2)
 	}
+	first := args
+	if *run != "" {
+		first = append(slices.Clone(args), "-run", *run)
+	}
 	tally := newTally(os.Stdout, os.Geteuid() == 0)
-	if !tally.finish(testAll(ctx, args, flag.Args(), left, tally)) {
+	err = testAll(ctx, first, flag.Args(), left, tally)
+	if *again && err == nil {
+		err = testAgain(ctx, args, *run, tally)
+	}
+	if !tally.finish(err) {
 		os.Exit(1)
 	}
+}
+
+// testAgain runs what failed once more, one package after the other, and puts
+// the results in the place of the first. Subtests run with their whole test.
+func testAgain(ctx context.Context, args []string, run string, tally *tally) error {
+	failed := tally.failures()
+	for _, pkg := range slices.Sorted(maps.Keys(failed)) {
+		names := failed[pkg]
+		fmt.Printf("once more: %s %s\n", pkg, strings.Join(names, " "))
+		only := run
+		if len(names) > 0 {
+			only = "^(" + strings.Join(names, "|") + ")$"
+		}
+		second := newTally(os.Stdout, os.Geteuid() == 0)
+		if err := goTest(ctx, append(slices.Clone(args), "-run", only, pkg), second); err != nil {
+			return err
+		}
+		tally.replace(pkg, names, second)
+	}
+	return nil
 }
 
 // testAll runs the tests of all packages the patterns name but those left out.
@@ -97,7 +126,7 @@ func goTest(ctx context.Context, args []string, tally *tally) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = stopGrace
-	before := tally.failed
+	before := tally.sum().failed
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -111,7 +140,7 @@ func goTest(ctx context.Context, args []string, tally *tally) error {
 		return fmt.Errorf("stopped: %w", context.Cause(ctx))
 	}
 	var exit *exec.ExitError
-	if errors.As(waitErr, &exit) && exit.Exited() && tally.failed > before {
+	if errors.As(waitErr, &exit) && exit.Exited() && tally.sum().failed > before {
 		waitErr = nil // the events said it
 	}
 	return errors.Join(readErr, waitErr)

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -29,18 +31,27 @@ type tally struct {
 	out    io.Writer
 	strict bool // a skipped test is a failed one
 
-	passed, failed, skipped int
-	counts                  map[string]int      // tests of a package that ended
-	faults                  map[string]int      // of those, the failed ones
-	texts                   map[test][]string   // output of tests not ended; of their packages with no name
-	builds                  map[string][]string // output of builds
-	skips                   []string
+	results map[test]result     // of each test that is no subtest, its subtests included; of what killed a package with no name
+	counts  map[string]int      // tests of a package that ended
+	faults  map[string]int      // of those, the failed ones
+	texts   map[test][]string   // output of tests not ended; of their packages with no name
+	builds  map[string][]string // output of builds
+	skips   []string
+}
+
+// result counts tests.
+type result struct{ passed, failed int }
+
+// whole is the test that at is a part of.
+func (at test) whole() test {
+	at.name, _, _ = strings.Cut(at.name, "/")
+	return at
 }
 
 func newTally(out io.Writer, strict bool) *tally {
 	return &tally{
 		out: out, strict: strict,
-		counts: map[string]int{}, faults: map[string]int{}, texts: map[test][]string{}, builds: map[string][]string{},
+		results: map[test]result{}, counts: map[string]int{}, faults: map[string]int{}, texts: map[test][]string{}, builds: map[string][]string{},
 	}
 }
 
@@ -80,11 +91,10 @@ func (t *tally) endTest(action string, at test) {
 	t.counts[at.pkg]++
 	switch action {
 	case "pass":
-		t.passed++
+		t.add(at, result{passed: 1})
 	case "fail":
 		t.fail(at)
 	case "skip":
-		t.skipped++
 		t.skips = append(t.skips, fmt.Sprintf("%s %s: %s", at.pkg, at.name, reason(t.texts[at])))
 		if t.strict {
 			t.fail(at)
@@ -92,8 +102,54 @@ func (t *tally) endTest(action string, at test) {
 	}
 }
 
+// add counts a test, or a part of one.
+func (t *tally) add(at test, r result) {
+	sum := t.results[at.whole()]
+	t.results[at.whole()] = result{sum.passed + r.passed, sum.failed + r.failed}
+}
+
+// sum is all results together.
+func (t *tally) sum() (all result) {
+	for _, r := range t.results {
+		all.passed += r.passed
+		all.failed += r.failed
+	}
+	return all
+}
+
+// failures are the names of the failed tests of each package; of a package that
+// died, none.
+func (t *tally) failures() map[string][]string {
+	failed := map[string][]string{}
+	for at, r := range t.results {
+		if r.failed > 0 && at.pkg != "" {
+			failed[at.pkg] = append(failed[at.pkg], at.name)
+		}
+	}
+	for pkg, names := range failed {
+		if slices.Contains(names, "") {
+			failed[pkg] = nil
+		}
+	}
+	return failed
+}
+
+// replace puts the results of a second run of one package in the place of the
+// first's: those of the named tests, or of all if none are named.
+func (t *tally) replace(pkg string, names []string, second *tally) {
+	maps.DeleteFunc(t.results, func(at test, _ result) bool {
+		return at.pkg == pkg && (len(names) == 0 || slices.Contains(names, at.name))
+	})
+	for at, r := range second.results {
+		t.add(at, r)
+	}
+	if len(second.results) == 0 { // it did not even begin
+		t.add(test{pkg: pkg}, result{failed: 1})
+	}
+}
+
 func (t *tally) fail(at test) {
-	t.failed++
+	t.add(at, result{failed: 1})
 	t.faults[at.pkg]++
 	fmt.Fprintf(t.out, "FAIL %s %s\n%s", at.pkg, at.name, strings.Join(t.texts[at], ""))
 }
@@ -106,7 +162,7 @@ func (t *tally) endPackage(ev event) {
 	switch {
 	case ev.Action == "fail":
 		if t.faults[ev.Package] == 0 {
-			t.failed++
+			t.add(test{pkg: ev.Package}, result{failed: 1})
 			t.faults[ev.Package]++
 		}
 		fmt.Fprint(t.out, strings.Join(t.builds[ev.FailedBuild], ""))
@@ -128,15 +184,16 @@ func (t *tally) finish(err error) bool {
 		fmt.Fprintln(t.out, "skipped", skip)
 	}
 	if err != nil {
-		t.failed++
+		t.add(test{}, result{failed: 1})
 		fmt.Fprintln(t.out, "count:", err)
 	}
-	if t.passed+t.failed == 0 {
-		t.failed++
+	if len(t.results) == 0 {
+		t.add(test{}, result{failed: 1})
 		fmt.Fprintln(t.out, "count: no test ran")
 	}
-	fmt.Fprintf(t.out, "%d passed, %d failed\n", t.passed, t.failed)
-	return t.failed == 0
+	all := t.sum()
+	fmt.Fprintf(t.out, "%d passed, %d failed\n", all.passed, all.failed)
+	return all.failed == 0
 }
 
 // reason is what a skipped test said.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -76,5 +77,51 @@ func TestTally(t *testing.T) {
 func TestUnreadableEvents(t *testing.T) {
 	if err := newTally(new(strings.Builder), false).read(strings.NewReader("panic")); err == nil {
 		t.Error("no error")
+	}
+}
+
+// TestSecondRunDecides: what failed counts as it went the second time, what
+// passed before stays.
+func TestSecondRunDecides(t *testing.T) {
+	read := func(events string) *tally {
+		tally := newTally(new(strings.Builder), false)
+		if err := tally.read(strings.NewReader(events)); err != nil {
+			t.Fatal(err)
+		}
+		return tally
+	}
+	const subtests = `{"Action":"pass","Package":"p","Test":"TestA"}
+{"Action":"fail","Package":"p","Test":"TestB/one"}
+{"Action":"pass","Package":"p","Test":"TestB/two"}
+{"Action":"fail","Package":"p","Test":"TestB"}
+{"Action":"fail","Package":"p"}
+`
+	const good = `{"Action":"pass","Package":"p","Test":"TestB/one"}
+{"Action":"pass","Package":"p","Test":"TestB/two"}
+{"Action":"pass","Package":"p","Test":"TestB"}
+{"Action":"pass","Package":"p"}
+`
+	for _, test := range []struct {
+		name, first, second string
+		names               []string
+		want                result
+	}{
+		{"mended", subtests, good, []string{"TestB"}, result{passed: 4}},
+		{"failed again", subtests, subtests[strings.Index(subtests, "\n")+1:], []string{"TestB"}, result{passed: 2, failed: 2}},
+		{"package died", hung, `{"Action":"pass","Package":"h","Test":"TestH"}`, nil, result{passed: 1}},
+		{"second did not begin", subtests, "", []string{"TestB"}, result{passed: 1, failed: 1}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			first := read(test.first)
+			for pkg, names := range first.failures() {
+				if !slices.Equal(names, test.names) {
+					t.Errorf("failed: %q, want %q", names, test.names)
+				}
+				first.replace(pkg, names, read(test.second))
+			}
+			if got := first.sum(); got != test.want {
+				t.Errorf("%+v, want %+v", got, test.want)
+			}
+		})
 	}
 }

@@ -127,6 +127,7 @@ func TestSettings(t *testing.T) {
 			r := chaos.Begin(t, "D15", "sysctl "+strings.ReplaceAll(c.setting, dev, "cali…")+"="+c.wrong+" by hand", aim)
 			w.sh("sysctl -qw " + c.setting + "=" + c.wrong)
 			if quiet { // a look at everything is what any other change starts
+				nstest.Eventually(t, limit, func() bool { return w.sh("ip route show "+workerBlock.String()) != "" }, "the route that is taken away")
 				w.sh("ip route del " + workerBlock.String())
 			}
 			begin := time.Now()
@@ -186,6 +187,7 @@ func TestNoDefaultRoute(t *testing.T) {
 	r := chaos.Begin(t, "D17", "default route of the node deleted; pod asks for its gateway's MAC itself", "0 lost between pods")
 	f := w.back()
 	w.sh("ip route del default")
+	nstest.Eventually(t, 5*time.Second, func() bool { return w.sh("ip route show 169.254.1.1") != "" }, "a route for the gateway's address") // the kernel asks a second later again
 	w.Pod("devops/m", "ip neigh del 169.254.1.1 dev eth0")
 	f.Await(t, time.Second)
 	if !f.AwaitReceived(t, 10, 5*time.Second) {

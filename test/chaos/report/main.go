@@ -93,7 +93,7 @@ func recording(ctx context.Context, table bool) ([]string, error) {
 // test runs go test by way of test/count, which counts.
 func test(ctx context.Context, dir string, full bool, run string, limit time.Duration, packages []string) error {
 	perPackage := limit
-	args := []string{"run", "./test/count", "-limit", limit.String(), "-timeout", perPackage.String()}
+	args := []string{"run", "./test/count", "-again", "-limit", limit.String(), "-timeout", perPackage.String()}
 	if run != "" {
 		args = append(args, "-run", run)
 	}
