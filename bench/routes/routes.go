@@ -65,8 +65,10 @@ const (
 	device   = "ens160"
 )
 
-// patience is what one round may take.
-const patience = 2 * time.Minute
+const (
+	patience = 2 * time.Minute        // what one round may take
+	rest     = 100 * time.Millisecond // before each: a burst comes to a node at rest
+)
 
 // Measure has each contender install each number of routes, rounds times. It
 // makes a lab of two nodes below root, of the programs in bin, and removes it;
@@ -196,6 +198,7 @@ func (b *bench) series(ctx context.Context, c Contender, size, rounds int, round
 	var times []time.Duration
 	for range rounds {
 		ctx, cancel := context.WithTimeout(ctx, patience)
+		time.Sleep(rest)
 		took, err := round(ctx, prefixes)
 		cancel()
 		if err != nil {

@@ -15,7 +15,7 @@ import (
 // what was last wanted, or may change what is wanted, starts a pass. The echo
 // of our own writes does not.
 func (a *Agent) watchKernel(ctx context.Context) error {
-	return a.kernel.Monitor(ctx, func(ev kernel.Event) {
+	return a.kernel.MonitorOthers(ctx, func(ev kernel.Event) {
 		if a.tellsUplink(ev) {
 			a.uplinkChanged()
 		}

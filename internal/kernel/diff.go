@@ -3,13 +3,11 @@
 package kernel
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -88,87 +86,11 @@ func Diff(want, seen host.State, j Judge) Changes {
 	return ch.sorted()
 }
 
-func (c *Changes) routes(want, seen host.State, j Judge, absent map[string]bool) {
-	set, _ := reconcile.Diff(want.Routes, seen.Routes, SameRoute)
-	for _, r := range set {
-		present, taken := seen.Routes[r.Key()]
-		switch {
-		case absent[r.Dev]:
-		case taken && !j.Ours(present):
-			c.Conflicts = append(c.Conflicts, Conflict{r, present})
-		default:
-			c.SetRoutes = append(c.SetRoutes, r)
-		}
-	}
-	hidden, networks := hideable(want), networksOf(want)
-	for key, r := range seen.Routes {
-		if _, wanted := want.Routes[key]; wanted {
-			continue
-		}
-		if j.Ours(r) {
-			if j.Deletable(r) && !j.Skip(r.Dev) {
-				c.DelRoutes = append(c.DelRoutes, r)
-			}
-			continue
-		}
-		if w, ok := networks.around(r.Dst); ok {
-			c.Conflicts = append(c.Conflicts, Conflict{w, r})
-		} else if hidden[r.Dst].Metric > r.Metric {
-			c.Conflicts = append(c.Conflicts, Conflict{hidden[r.Dst], r})
-		}
-	}
-}
-
-// networks are the wanted routes to more than one address, which another to a
-// part of them would hide.
-type networks struct {
-	routes  map[netip.Prefix]host.Route
-	lengths map[int]bool
-}
-
-func networksOf(want host.State) networks {
-	n := networks{map[netip.Prefix]host.Route{}, map[int]bool{}}
-	for _, r := range want.Routes {
-		if !r.Dst.IsSingleIP() {
-			n.routes[r.Dst], n.lengths[r.Dst.Bits()] = r, true
-		}
-	}
-	return n
-}
-
-// around is the wanted route to a network that dst is a part of.
-func (n networks) around(dst netip.Prefix) (host.Route, bool) {
-	for bits := range n.lengths {
-		if bits >= dst.Bits() {
-			continue
-		}
-		if r, ok := n.routes[netip.PrefixFrom(dst.Addr(), bits).Masked()]; ok {
-			return r, true
-		}
-	}
-	return host.Route{}, false
-}
-
-// hideable are the wanted routes that another with a lower metric would hide.
-func hideable(want host.State) map[netip.Prefix]host.Route {
-	routes := map[netip.Prefix]host.Route{}
-	for _, r := range want.Routes {
-		if r.Metric > 0 {
-			routes[r.Dst] = r
-		}
-	}
-	return routes
-}
-
 // sorted makes the order of writes, logs and tests the same every time.
 func (c Changes) sorted() Changes {
-	byKey := func(a, b host.Route) int {
-		return cmp.Or(a.Dst.Addr().Compare(b.Dst.Addr()), cmp.Compare(a.Dst.Bits(), b.Dst.Bits()), cmp.Compare(a.Metric, b.Metric))
-	}
-	slices.SortFunc(c.SetRoutes, byKey)
-	slices.SortFunc(c.DelRoutes, byKey)
+	c.SetRoutes, c.DelRoutes = sortedRoutes(c.SetRoutes), sortedRoutes(c.DelRoutes)
 	slices.SortFunc(c.SetNeighs, func(a, b host.Neigh) int { return a.IP.Compare(b.IP) })
-	slices.SortFunc(c.Conflicts, func(a, b Conflict) int { return byKey(a.Want, b.Want) })
+	slices.SortFunc(c.Conflicts, func(a, b Conflict) int { return orderOf(a.Want).compare(orderOf(b.Want)) })
 	return c
 }
 

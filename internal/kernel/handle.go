@@ -27,6 +27,9 @@ type Handle struct {
 
 	mu   sync.Mutex
 	idle []*socket
+
+	writing sync.Mutex // held while routes are written
+	writer  *socket    // of ApplyRoutes; nil until the first
 }
 
 // Open returns a Handle of the calling thread's network namespace.
@@ -56,6 +59,9 @@ func (h *Handle) Close() error {
 		s.close()
 	}
 	h.idle = nil
+	if h.writer != nil {
+		h.writer.close()
+	}
 	return h.netns.Close()
 }
 
@@ -117,6 +123,37 @@ func (h *Handle) send(ctx context.Context, b *batch) []error {
 		fillErrors(errs, err)
 	}
 	return errs
+}
+
+// sendRoutes is send by the one socket whose writes MonitorOthers leaves out.
+func (h *Handle) sendRoutes(ctx context.Context, b *batch) []error {
+	h.writing.Lock()
+	defer h.writing.Unlock()
+	s, err := h.routeWriter()
+	if err != nil {
+		errs := make([]error, len(b.msgs))
+		fillErrors(errs, err)
+		return errs
+	}
+	errs, err := s.send(ctx, b, nil)
+	if err != nil {
+		s.close()
+		h.writer = nil
+	}
+	return errs
+}
+
+// routeWriter opens the socket of ApplyRoutes unless it is open; the caller
+// holds writing.
+func (h *Handle) routeWriter() (*socket, error) {
+	if h.writer == nil {
+		s, err := h.openSocket(unix.NETLINK_ROUTE)
+		if err != nil {
+			return nil, err
+		}
+		h.writer = s
+	}
+	return h.writer, nil
 }
 
 // sendKeyed is send with the error of each message under its key.

@@ -6,12 +6,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/host"
 )
 
@@ -40,16 +42,34 @@ var monitorGroups = []int{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IP
 // event is an Overflow: what happened before is not known. Detached links are
 // not reported any more.
 func (h *Handle) Monitor(ctx context.Context, each func(Event)) error {
-	return h.monitor(ctx, monitorBuffer, each)
+	return h.monitor(ctx, monitorBuffer, 0, each)
 }
 
-// monitor is Monitor with a receive buffer of so many bytes.
-func (h *Handle) monitor(ctx context.Context, buffer int, each func(Event)) error {
+// MonitorOthers is Monitor without the routes that ApplyRoutes of this Handle
+// sets and deletes: the kernel does not queue them, so 100,000 at once neither
+// cost a read each nor drive out what others did.
+func (h *Handle) MonitorOthers(ctx context.Context, each func(Event)) error {
+	h.writing.Lock()
+	s, err := h.routeWriter()
+	h.writing.Unlock()
+	if err != nil {
+		return err
+	}
+	port, err := s.port()
+	if err != nil {
+		return err
+	}
+	return h.monitor(ctx, monitorBuffer, port, each)
+}
+
+// monitor is Monitor with a receive buffer of so many bytes and without the
+// routes that the socket with netlink port mute writes; 0 mutes none.
+func (h *Handle) monitor(ctx context.Context, buffer int, mute uint32, each func(Event)) error {
 	s, err := h.openSocket(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
-	if err := s.listen(buffer); err != nil {
+	if err := errors.Join(s.muteRoutes(mute), s.listen(buffer)); err != nil {
 		s.close()
 		return err
 	}
@@ -90,6 +110,43 @@ func unlessEnded(ctx context.Context, err error) error {
 		return nil
 	}
 	return err
+}
+
+// port is the socket's netlink port, by which the kernel names who caused an
+// event.
+func (s *socket) port() (uint32, error) {
+	addr, err := unix.Getsockname(s.fd)
+	if err != nil {
+		return 0, wrap("read netlink port", err)
+	}
+	if nl, ok := addr.(*unix.SockaddrNetlink); ok {
+		return nl.Pid, nil
+	}
+	return 0, fault.New(fault.Internal, "read netlink port: %T is no netlink address", addr)
+}
+
+// muteRoutes keeps events of routes that port caused from being queued, by a
+// classic BPF program over the message's header; 0 mutes none. BPF loads in
+// network byte order what netlink has in the machine's.
+func (s *socket) muteRoutes(port uint32) error {
+	if port == 0 {
+		return nil
+	}
+	var pid, added, deleted [4]byte
+	binary.NativeEndian.PutUint32(pid[:], port)
+	binary.NativeEndian.PutUint16(added[2:], unix.RTM_NEWROUTE)
+	binary.NativeEndian.PutUint16(deleted[2:], unix.RTM_DELROUTE)
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 4}, // type
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: binary.BigEndian.Uint32(added[:])},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 3, K: binary.BigEndian.Uint32(deleted[:])},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 12}, // port
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: binary.BigEndian.Uint32(pid[:])},
+		{Code: unix.BPF_RET | unix.BPF_K},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+	}
+	return wrapNil("leave out own routes", unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}))
 }
 
 func (s *socket) listen(buffer int) error {

@@ -268,3 +268,25 @@ func TestMonitorHoldsABurst(t *testing.T) {
 		}
 	}
 }
+
+// What ApplyRoutes does is no news to its own Handle, what others do to the
+// same routes is; Monitor, the twin, tells both.
+func TestMonitorOthersLeavesOutOwnRoutes(t *testing.T) {
+	n := masterNode(t)
+	others, all := events(t, n, n.kernel.MonitorOthers), events(t, n, n.kernel.Monitor)
+	own := []host.Route{blockRoute("10.1.0.0/26"), blockRoute("10.2.0.0/26")}
+	if err := n.kernel.ApplyRoutes(t.Context(), own, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.kernel.ApplyRoutes(t.Context(), nil, own[1:]); err != nil {
+		t.Fatal(err)
+	}
+	n.IP("route del 10.1.0.0/26")
+	route := func(ev kernel.Event) bool { return ev.Route != nil }
+	if ev := next(t, others, route); !ev.Deleted || ev.Route.Dst != own[0].Dst {
+		t.Errorf("the first event of others is %+v of %v", ev, ev.Route)
+	}
+	if ev := next(t, all, route); ev.Deleted || ev.Route.Dst != own[0].Dst {
+		t.Errorf("the first event of all is %+v of %v", ev, ev.Route)
+	}
+}

@@ -205,7 +205,7 @@ func (h *Handle) ApplyRoutes(ctx context.Context, set, del []host.Route) error {
 		}
 		b.route(unix.RTM_DELROUTE, 0, "delete", r, l.Index)
 	}
-	for i, err := range h.send(ctx, &b) {
+	for i, err := range h.sendRoutes(ctx, &b) {
 		if err == nil || i >= sets && isErrno(err, unix.ESRCH, unix.ENODEV) {
 			continue
 		}
