@@ -15,7 +15,7 @@ VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 # Namespaces need root, the build does not.
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help build demo test chaos chaos-ci bench bench-check lint fuzz race install clean
+.PHONY: help build demo test chaos chaos-ci bench bench-check lint fuzz race install manifest clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /\1	/p' Makefile | expand -t 10
@@ -58,6 +58,9 @@ bench-check:    ## fail if a ratio got worse than the recorded one (root)
 
 install: build  ## install the programs and their completions below PREFIX
 	sh test/install.sh "$(DESTDIR)$(PREFIX)"
+
+manifest:       ## render the Helm chart into deploy/ocicat.yaml
+	go -C tools/chart run .
 
 clean:          ## remove what the build made
 	rm -rf bin

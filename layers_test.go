@@ -34,14 +34,14 @@ var layers = [][]string{
 	{"internal/bgp/session", "internal/bgp/table"},
 	{"internal/bgp"},
 	{"internal/kernel", "internal/nft", "internal/journal/tombstone"},
-	{"internal/journal", "internal/probe", "internal/cniplugin"},
+	{"internal/journal", "internal/probe", "internal/cniplugin", "internal/install", "internal/health"},
 	{"internal/feed", "internal/ipam"},
 	{"internal/cniserver", "internal/admin"},
 	{"internal/agent"},
 	{"internal/lab"},
 	{"internal/lab/article", "bench/routes"},
 	{"internal/cli"},
-	{"cmd/ocicat", "cmd/ocicatd", "cmd/ocicat-cni", "cmd/ocicat-etcd", "bench", "bench/netlinkfloor", "."},
+	{"cmd/ocicat", "cmd/ocicatd", "cmd/ocicat-cni", "cmd/ocicat-etcd", "bench", "bench/netlinkfloor", "tools/chart", "."},
 }
 
 // isTesting says whether a directory holds tests of whole programs and what

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command chart renders the Helm chart with its default values into the one
+// manifest that kubectl can apply. It is a module of its own, so that Helm
+// is no dependency of Ocicat.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+)
+
+func main() {
+	dir := flag.String("chart", "../../deploy/charts/ocicat", "`directory` of the chart")
+	out := flag.String("o", "../../deploy/ocicat.yaml", "`file` to write")
+	flag.Parse()
+	manifest, err := render(*dir, nil)
+	if err == nil {
+		err = os.WriteFile(*out, []byte(manifest), 0o644)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "chart: error:", err)
+		os.Exit(1)
+	}
+}
