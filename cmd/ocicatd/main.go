@@ -24,6 +24,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/env"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/install"
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/store/etcd"
 	"github.com/ocicat-net/ocicat/internal/uplink"
@@ -59,12 +60,14 @@ type options struct {
 	permGateway                 bool
 	lease                       time.Duration
 	version                     bool
+	install                     install.Config
+	uninstall                   bool
 }
 
 func parse(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("ocicatd", flag.ContinueOnError)
-	f.StringVar(&o.runDir, "run-dir", "/run/ocicat", "sockets, journal and restart state; must not survive a reboot")
+	f.StringVar(&o.runDir, "run-dir", defaultRunDir, "sockets, journal and restart state; must not survive a reboot")
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/ocicat", "instance and local copy of the datastore; must survive a reboot")
 	f.StringVar(&o.passwords, "bgp-passwords", "", "`file` with TCP MD5 passwords by BGPPeer name, mode 0600")
 	f.Func("log-level", "debug, info, warn or error (default as FELIX_LOGSEVERITYSCREEN says, else info)", func(s string) error {
@@ -77,6 +80,7 @@ func parse(args []string) (options, error) {
 	f.DurationVar(&o.lease, "lease-time", ipam.LeaseTime,
 		"how long addresses of the reserve are given without a heartbeat, and half of how long a node must be silent before its addresses are reclaimed; the same on all nodes (also OCICAT_LEASE_TIME)")
 	f.BoolVar(&o.version, "version", false, "print the version and end")
+	installFlags(f, &o)
 	if text := os.Getenv("OCICAT_LEASE_TIME"); text != "" {
 		if err := f.Set("lease-time", text); err != nil {
 			return o, fault.Hint(fault.New(fault.Invalid, "environment variable OCICAT_LEASE_TIME: %q: not a duration", text), "Write it as 1h or 90m.")
@@ -108,6 +112,9 @@ func run(args []string) error {
 	if o.version {
 		fmt.Println("ocicatd", buildinfo.Read().Version)
 		return nil
+	}
+	if o.uninstall {
+		return uninstall(o)
 	}
 	cfg, err := configure(o)
 	if err != nil {
@@ -143,7 +150,10 @@ func configure(o options) (agent.Config, error) {
 		AS:     e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Environment: e, Problems: problems,
 		Settings: cluster.Settings{RouteProtocol: host.ProtoBird, InterfacePrefix: e.InterfacePrefix, PermGateway: o.permGateway, Reserve: ipam.DefaultReserve},
 	}
-	cfg.Metrics = e.Metrics
+	cfg.Metrics, cfg.Health = e.Metrics, e.Health
+	if cfg.Install, err = installation(o, e.CNI); err != nil {
+		return cfg, err
+	}
 	if o.passwords != "" {
 		if cfg.Passwords, err = agent.ReadPasswords(o.passwords); err != nil {
 			return cfg, err

@@ -27,7 +27,9 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cniserver"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/feed"
+	"github.com/ocicat-net/ocicat/internal/health"
 	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/install"
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/journal"
 	"github.com/ocicat-net/ocicat/internal/kernel"
@@ -89,6 +91,10 @@ type Config struct {
 	Passwords map[string]string
 	// Metrics is where metrics are served; invalid for nowhere.
 	Metrics netip.AddrPort
+	// Health is where Kubernetes' probes are answered; invalid for nowhere.
+	Health netip.AddrPort
+	// Install says what is put on the host of the CNI plugin; nil for nothing.
+	Install *install.Config
 	// Problems found before the agent started, as ignored variables.
 	Problems []problem.Problem
 }
@@ -115,7 +121,11 @@ type Agent struct {
 	door       *cniserver.Server // for the plugin
 	counts     *metrics.Counts
 	store      *metrics.Store
-	scrapes    *metrics.Server // nil where metrics are off
+	scrapes    *metrics.Server    // nil where metrics are off
+	installer  *install.Installer // nil where nothing is installed
+	health     *health.Server     // nil where probes are off
+	beats      *health.Beats      // with health
+	start      startGate
 
 	touched      touchedDevices
 	hint         kernelHint
@@ -202,7 +212,8 @@ func open(cfg Config) (*Agent, error) {
 		Log:         cfg.Log,
 		OnBlocks:    a.ownBlocks,
 	})
-	if err := a.openJournal(); err != nil {
+	a.probing()
+	if err := errors.Join(a.openJournal(), a.installing()); err != nil {
 		return nil, errors.Join(err, a.kernel.Close(), packets.Close())
 	}
 	return a, nil
@@ -239,6 +250,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.scrapes != nil {
 		tasks = append(tasks, a.scrapes)
+	}
+	if a.installer != nil {
+		tasks = append(tasks, a.installer)
+	}
+	if a.health != nil {
+		tasks = append(tasks, a.health, a.beats)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, t := range tasks {

@@ -147,6 +147,8 @@ func (a *Agent) problems() []problem.Problem {
 	list = append(list, a.uplinkProblems()...)
 	list = append(list, a.filter.Problems()...)
 	list = append(list, a.scrapes.Problems()...)
+	list = append(list, a.installer.Problems()...)
+	list = append(list, a.health.Problems()...)
 	list = append(list, a.reserve.State().Problems...)
 	if last := a.last.Load(); last != nil {
 		list = append(list, last.problems...)

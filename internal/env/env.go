@@ -26,6 +26,9 @@ import (
 // metricsPort is where Felix serves its metrics by default.
 const metricsPort = 9091
 
+// healthPort is where Felix answers probes by default.
+const healthPort = 9099
+
 // Env is what the environment asks for. Fields whose variable is not set have
 // the variable's default.
 type Env struct {
@@ -50,12 +53,26 @@ type Env struct {
 	PoolVariables map[string]string
 	// Metrics is where metrics are served; invalid for nowhere.
 	Metrics netip.AddrPort
+	// Health is where probes are answered; invalid for nowhere.
+	Health netip.AddrPort
+	// CNI is what the agent installs of the CNI plugin on its host, where its
+	// flags say that it does.
+	CNI CNI
 
 	noDefaultPools bool
 	noPool4        bool // CALICO_IPV4POOL_CIDR is "none"
 	pool           v3.IPPoolSpec
 	routerIDHash   bool
 	noMetrics      bool
+	health         bool
+}
+
+// CNI is what calico/cni's variables say.
+type CNI struct {
+	File   string   // name of the configuration, "" for the default
+	MTU    int      // of the pods' links in bytes, 0 for the uplink's
+	Skip   []string // names of binaries that are not installed
+	Unused bool     // nothing is installed
 }
 
 // Parse reads an environment in the form of os.Environ; hostname names the
@@ -76,6 +93,7 @@ func Parse(environ []string, hostname string) (Env, []problem.Problem, error) {
 	e := Env{
 		InterfacePrefix: "cali", PoolVariables: map[string]string{}, LogLevel: slog.LevelInfo,
 		Metrics: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), metricsPort),
+		Health:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), healthPort),
 		pool:    v3.IPPoolSpec{NATOutgoing: true, NodeSelector: "all()", IPIPMode: v3.Never, VXLANMode: v3.Never},
 	}
 	var errs []error
@@ -102,6 +120,9 @@ func Parse(environ []string, hostname string) (Env, []problem.Problem, error) {
 	errs = append(errs, e.nameNode(set, hostname), e.checkPool(set))
 	if e.noMetrics {
 		e.Metrics = netip.AddrPort{}
+	}
+	if !e.health {
+		e.Health = netip.AddrPort{}
 	}
 	if e.routerIDHash {
 		e.RouterID = names.RouterIDHash(e.Node)

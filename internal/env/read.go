@@ -173,25 +173,57 @@ func readMetricsEnabled(e *Env, value string) error {
 	return err
 }
 
-// readMetricsHost reads an address and no name: what a name stands for must
-// not decide who can read the metrics.
-func readMetricsHost(e *Env, value string) error {
-	if strings.EqualFold(value, "localhost") {
-		value = "127.0.0.1"
+// readHost reads an address and no name: what a name stands for must not
+// decide who reaches a door.
+func readHost(door func(*Env) *netip.AddrPort) func(*Env, string) error {
+	return func(e *Env, value string) error {
+		if strings.EqualFold(value, "localhost") {
+			value = "127.0.0.1"
+		}
+		addr, err := netip.ParseAddr(value)
+		if err != nil {
+			return fault.New(fault.Invalid, "want an IP address, as 127.0.0.1")
+		}
+		*door(e) = netip.AddrPortFrom(addr, door(e).Port())
+		return nil
 	}
-	addr, err := netip.ParseAddr(value)
-	if err != nil {
-		return fault.New(fault.Invalid, "want an IP address, as 127.0.0.1")
+}
+
+func readPort(door func(*Env) *netip.AddrPort) func(*Env, string) error {
+	return func(e *Env, value string) error {
+		port, err := strconv.ParseUint(value, 10, 16)
+		if err != nil || port == 0 {
+			return fault.New(fault.Invalid, "want a port, 1 to 65535")
+		}
+		*door(e) = netip.AddrPortFrom(door(e).Addr(), uint16(port))
+		return nil
 	}
-	e.Metrics = netip.AddrPortFrom(addr, e.Metrics.Port())
+}
+
+func readManageCNI(e *Env, value string) error {
+	manage, err := readBool(value)
+	e.CNI.Unused = !manage
+	return err
+}
+
+func readConfName(e *Env, value string) error {
+	if strings.Contains(value, "/") || strings.HasPrefix(value, ".") || !strings.HasSuffix(value, ".conflist") {
+		return fault.New(fault.Invalid, "want the name of a file that ends in .conflist, as 10-ocicat.conflist")
+	}
+	e.CNI.File = value
 	return nil
 }
 
-func readMetricsPort(e *Env, value string) error {
-	port, err := strconv.ParseUint(value, 10, 16)
-	if err != nil || port == 0 {
-		return fault.New(fault.Invalid, "want a port, 1 to 65535")
+func readMTU(e *Env, value string) error {
+	mtu, err := strconv.Atoi(value)
+	if err != nil || mtu != 0 && (mtu < 576 || mtu > 65535) {
+		return fault.New(fault.Invalid, "want 0, or 576 to 65535")
 	}
-	e.Metrics = netip.AddrPortFrom(e.Metrics.Addr(), uint16(port))
+	e.CNI.MTU = mtu
+	return nil
+}
+
+func readSkipped(e *Env, value string) error {
+	e.CNI.Skip = strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })
 	return nil
 }

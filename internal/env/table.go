@@ -2,7 +2,11 @@
 
 package env
 
-import v3 "github.com/ocicat-net/ocicat/api/v3"
+import (
+	"net/netip"
+
+	v3 "github.com/ocicat-net/ocicat/api/v3"
+)
 
 // Variable is one row of the table.
 type Variable struct {
@@ -57,9 +61,16 @@ func applied() []Variable {
 		{Name: "CALICO_IPV4POOL_DISABLE_BGP_EXPORT", Meaning: "its disableBGPExport", Default: "false", read: readFlag(func(e *Env) *bool { return &e.pool.DisableBGPExport })},
 		{Name: "FELIX_INTERFACEPREFIX", Meaning: "how the names of the pods' host interfaces begin; of several the first", Default: "cali", read: readInterfacePrefix},
 		{Name: "FELIX_PROMETHEUSMETRICSENABLED", Meaning: "whether metrics are served", Default: "true", read: readMetricsEnabled},
-		{Name: "FELIX_PROMETHEUSMETRICSHOST", Meaning: "address they are served at; 0.0.0.0 or :: for all of the node's", Default: "127.0.0.1", read: readMetricsHost},
-		{Name: "FELIX_PROMETHEUSMETRICSPORT", Meaning: "port they are served at", Default: "9091", read: readMetricsPort},
+		{Name: "FELIX_PROMETHEUSMETRICSHOST", Meaning: "address they are served at; 0.0.0.0 or :: for all of the node's", Default: "127.0.0.1", read: readHost(func(e *Env) *netip.AddrPort { return &e.Metrics })},
+		{Name: "FELIX_PROMETHEUSMETRICSPORT", Meaning: "port they are served at", Default: "9091", read: readPort(func(e *Env) *netip.AddrPort { return &e.Metrics })},
+		{Name: "FELIX_HEALTHENABLED", Meaning: "whether probes are answered: `/liveness` and `/readiness` over HTTP", Default: "false", read: readFlag(func(e *Env) *bool { return &e.health })},
+		{Name: "FELIX_HEALTHHOST", Meaning: "address they are answered at", Default: "127.0.0.1", read: readHost(func(e *Env) *netip.AddrPort { return &e.Health })},
+		{Name: "FELIX_HEALTHPORT", Meaning: "port they are answered at", Default: "9099", read: readPort(func(e *Env) *netip.AddrPort { return &e.Health })},
 		{Name: "FELIX_LOGSEVERITYSCREEN", Meaning: "the agent's log level: Debug, Info, Warning or Error", Default: "Info", read: readLogLevel},
+		{Name: "CALICO_MANAGE_CNI", Meaning: "whether the CNI plugin is installed on the host, where -cni-bin-dir and -cni-net-dir say where", Default: "true", read: readManageCNI},
+		{Name: "CNI_CONF_NAME", Meaning: "name of the CNI configuration that is installed", Default: "10-ocicat.conflist", read: readConfName},
+		{Name: "CNI_MTU", Meaning: "MTU of the pods' links in it; 0 for the uplink's", Default: "0", read: readMTU},
+		{Name: "SKIP_CNI_BINARIES", Meaning: "CNI binaries that are not installed, joined by commas", read: readSkipped},
 		{Name: "ETCD_CA_CERT_FILE", Meaning: "file with the authorities of etcd's certificate, PEM; see [datastore.md](datastore.md)", Default: "the machine's authorities", read: readNothing},
 		{Name: "ETCD_CERT_FILE", Meaning: "file with the certificate shown to etcd, PEM", read: readNothing},
 		{Name: "ETCD_KEY_FILE", Meaning: "file with its key, PEM", read: readNothing},
@@ -93,7 +104,10 @@ func ignored() []Variable {
 		{Name: "FELIX_LOGSEVERITYSYS", Meaning: "log level of syslog", Why: "the agent logs to standard error", fine: []string{"none"}},
 		{Name: "FELIX_LOGFILEPATH", Meaning: "the log's file", Why: "the agent logs to standard error", fine: []string{"none"}},
 		{Name: "CALICO_DISABLE_FELIX", Meaning: "do not program this node", Why: whyOne, fine: []string{"false"}},
-		{Name: "CALICO_MANAGE_CNI", Meaning: "install and refresh the CNI plugin's configuration", Why: "it comes with the Kubernetes issue", fine: []string{"false"}},
+		{Name: "CNI_NET_DIR", Meaning: "the host's directory of CNI configurations", Why: "the flag -cni-net-dir names the mount of that directory", fine: []string{"*"}},
+		{Name: "CNI_NETWORK_CONFIG", Meaning: "template of the CNI configuration", Why: "the configuration is made of CNI_MTU and the flags -cni-network and -run-dir"},
+		{Name: "CNI_NETWORK_CONFIG_FILE", Meaning: "file with that template", Why: "the configuration is made of CNI_MTU and the flags -cni-network and -run-dir"},
+		{Name: "UPDATE_CNI_BINARIES", Meaning: "whether binaries that are there are replaced", Why: "those of our names always are, others never", fine: []string{"true"}},
 		{Name: "CALICO_CNI_SERVICE_ACCOUNT", Meaning: "service account of the CNI plugin", Why: "the plugin holds no credentials", fine: []string{"*"}},
 		{Name: "FELIX_DEFAULTENDPOINTTOHOSTACTION", Meaning: "what happens to packets from pods to their host", Why: whyPolicy, fine: []string{"ACCEPT", "RETURN"}},
 		{Name: "FELIX_IPINIPENABLED", Meaning: "whether IPIP is on", Why: whyEncap, fine: []string{"false"}},
@@ -106,9 +120,6 @@ func ignored() []Variable {
 		{Name: "FELIX_MTUIFACEPATTERN", Meaning: "devices whose smallest MTU the pods get", Why: "pods get the MTU of the device that carries the node's address"},
 		{Name: "FELIX_DEVICEROUTEPROTOCOL", Meaning: "protocol number of routes", Why: "it is spec.routeProtocol of the OcicatConfiguration"},
 		{Name: "FELIX_REMOVEEXTERNALROUTES", Meaning: "remove other programs' routes on the pods' interfaces", Why: "only our own routes are touched, and strangers on them reported"},
-		{Name: "FELIX_HEALTHENABLED", Meaning: "whether the health endpoint is on", Why: "it comes with the Kubernetes issue", fine: []string{"false"}},
-		{Name: "FELIX_HEALTHHOST", Meaning: "address of the health endpoint", Why: "it comes with the Kubernetes issue"},
-		{Name: "FELIX_HEALTHPORT", Meaning: "port of the health endpoint", Why: "it comes with the Kubernetes issue"},
 		{Name: "FELIX_PROMETHEUSGOMETRICSENABLED", Meaning: "whether metrics of Go are among them", Why: "they always are", fine: []string{"true"}},
 		{Name: "FELIX_PROMETHEUSPROCESSMETRICSENABLED", Meaning: "whether metrics of the process are among them", Why: "they always are", fine: []string{"true"}},
 		{Name: "FELIX_DATASTORETYPE", Meaning: "the datastore of this part", Why: "DATASTORE_TYPE decides", fine: []string{"etcdv3"}},

@@ -29,7 +29,9 @@ const (
 	EncapUnsupported Code = "OC4002"
 	PoolsOverlap     Code = "OC2004"
 	NoPool           Code = "OC2005"
+	ConflistShadowed Code = "OC3002"
 	EndpointBroken   Code = "OC3003"
+	NotInstalled     Code = "OC3004"
 	DuplicateNode    Code = "OC4003"
 	RouteShadowed    Code = "OC4004"
 	KernelRefused    Code = "OC4005"
@@ -39,6 +41,7 @@ const (
 	AddressElsewhere Code = "OC4009"
 	MetricsAway      Code = "OC4010"
 	StateUnwritten   Code = "OC4011"
+	HealthAway       Code = "OC4012"
 	UnknownObject    Code = "OC5002"
 	StoreAway        Code = "OC5003"
 	IdentityConflict Code = "OC5004"
@@ -70,7 +73,9 @@ var Table = []Entry{
 	{PoolsOverlap, "pools overlap", "pool %s overlaps pool %s: the later one is not used", "Delete one of the two, or correct its CIDR."},
 	{NoPool, "no pool", "no enabled IP pool selects this node: pods cannot get an address", "Create an IPPool: ocicat apply -f pool.yaml"},
 	{AddressTaken, "address held by another", "address %s of %s is held by %s in the datastore", "Two pods use one address: delete the pod named first, its replacement gets another. A datastore restored from a backup, or two machines of one node name, can cause this."},
+	{ConflistShadowed, "another CNI configuration comes first", "%s sorts before %s, so new pods of this node do not use ocicat", "Move that file away; pods that were made with it keep its network until they are deleted. Or choose a name that sorts before it with CNI_CONF_NAME."},
 	{EndpointBroken, "endpoint broken", "endpoint %s: %s", "Delete the pod; its replacement is plumbed anew."},
+	{NotInstalled, "CNI plugin not installed", "the plugin or its configuration cannot be put on this node: %s", "Free space, or make the directories writable that -cni-bin-dir and -cni-net-dir name; on Kubernetes they are mounted from the host. Pods keep their network; the agent tries on."},
 	{EncapUnsupported, "encapsulation not available", "pool %s asks for %s, which this version does not do: routes of other nodes are installed without encapsulation where the next hop is on the link", "Set the pool's ipipMode and vxlanMode to Never."},
 	{DuplicateNode, "node address used twice", "nodes %s and %s both have address %s: neither is peered with", "Correct the address of one of them (IP or IP_AUTODETECTION_METHOD)."},
 	{RouteShadowed, "route shadowed", "our route %s is hidden by a better one: %s", "Find who writes that route and stop it; ours is not changed."},
@@ -81,6 +86,7 @@ var Table = []Entry{
 	{AddressElsewhere, "node address not on this node", "no device of this node has its address %s (%s)", "Add the address to a device, or correct IP or the Node; IP=autodetect follows the machine's address."},
 	{MetricsAway, "metrics not served", "metrics cannot be served at %s: %s", "Free the port, or choose another with FELIX_PROMETHEUSMETRICSPORT; FELIX_PROMETHEUSMETRICSENABLED=false turns metrics off. All else goes on."},
 	{StateUnwritten, "state file not written", "%s: %s", "Free space and inodes on that file system, or make it writable again: df, df -i, mount. Pods keep their network and DEL works; the agent tries on."},
+	{HealthAway, "probes not answered", "Kubernetes' probes cannot be answered at %s: %s", "Free the port, or choose another with FELIX_HEALTHPORT, in the probes too; FELIX_HEALTHENABLED=false turns them off. All else goes on, but the kubelet restarts an agent whose probes fail."},
 	{UnknownObject, "stored object not understood", "%s: %s: ignored, the others go on", "Correct or delete the object; a newer version of Ocicat may have written it."},
 	{StoreAway, "datastore away", "the datastore does not answer: %s", "Pods keep their network and DEL works; new pods are served from the reserve. Bring the datastore back."},
 	{IdentityConflict, "node name used by another machine", "the heartbeat of node %s was written by another instance: %s", "Two machines use one node name: give each its own NODENAME. Where one replaces the other it takes the name over three minutes after the other fell silent."},

@@ -97,6 +97,27 @@ func (l *Loop) Wait(ctx context.Context, name string) error {
 	return s.wait(ctx)
 }
 
+// Turn returns when the pass over the section that was under way when it was
+// called has ended, at once where none was.
+func (l *Loop) Turn(ctx context.Context, name string) error {
+	s := l.find(name)
+	if s == nil {
+		return fault.New(fault.Internal, "wait for section %q: there is none", name)
+	}
+	s.mu.Lock()
+	busy, passed := s.begun != s.ended, s.passed
+	s.mu.Unlock()
+	if !busy {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("wait for %s: %w", name, ctx.Err())
+	case <-passed:
+		return nil
+	}
+}
+
 // Statuses are the outcomes of all sections, in their order.
 func (l *Loop) Statuses() []Status {
 	list := make([]Status, 0, len(l.sections))
