@@ -111,7 +111,7 @@ func (a *Agent) chooseAddress(ctx context.Context, node *v3.Node) (uplink.Choice
 	stored := node.IPv4()
 	had := uplink.Had{Stored: stored, InForce: u.force, Device: u.device}
 	had.Detected = stored.IsValid() && node.Metadata.Annotations[addressDetected] == node.Spec.BGP.IPv4Address
-	u.choice = a.cfg.Uplink.Choose(uplink.Facts{Links: links, Routes: routes}, had)
+	u.choice = a.cfg.Uplink.Choose(uplink.Facts{Links: links, Routes: routes, Internal: internalIPs(node)}, had)
 	switch c := u.choice; {
 	case !c.Moved:
 		u.moved = time.Time{}
@@ -128,6 +128,17 @@ func (a *Agent) chooseAddress(ctx context.Context, node *v3.Node) (uplink.Choice
 	}
 	a.announce(links[u.device], u.force.Addr())
 	return u.choice, nil
+}
+
+// internalIPs are the addresses a Kubernetes Node has from its kubelet.
+func internalIPs(node *v3.Node) []netip.Addr {
+	var addrs []netip.Addr
+	for _, a := range node.Spec.Addresses {
+		if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == "InternalIP" {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
 }
 
 // announce tells the neighbours where the node's address is, whenever that may

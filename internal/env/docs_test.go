@@ -49,7 +49,6 @@ const docsDifferences = `
 | CALICO_IPV6POOL_… | no effect, reported | a pool is made | IPv6 comes with a later issue |
 | IP_AUTODETECTION_METHOD | first-found and skip-interface leave out links that are down | they do not | such a link cannot carry sessions |
 | IP_AUTODETECTION_METHOD | not set: the best score | not set: first-found | of two devices, which was made last says nothing |
-| IP_AUTODETECTION_METHOD=kubernetes-internal-ip | refused | applied | it comes with the Kubernetes issue |
 `
 
 // TestDocs compares docs/environment.md with the table; -update rewrites it.

@@ -124,7 +124,7 @@ func TestRefusedVariables(t *testing.T) {
 		"IP=192.168.0.300":                        `environment variable IP: "192.168.0.300": want an IPv4 address such as 192.168.0.11/24, autodetect or none`,
 		"IP=fd00::1":                              `environment variable IP: "fd00::1": want an IPv4 address such as 192.168.0.11/24, autodetect or none`,
 		"IP_AUTODETECTION_METHOD=interface=(":     `environment variable IP_AUTODETECTION_METHOD: "interface=(": want regular expressions joined by commas: error parsing regexp: missing closing ): ` + "`(`",
-		"IP_AUTODETECTION_METHOD=interfaces=eth0": `environment variable IP_AUTODETECTION_METHOD: "interfaces=eth0": want score, first-found, can-reach=, interface=, skip-interface= or cidr=`,
+		"IP_AUTODETECTION_METHOD=interfaces=eth0": `environment variable IP_AUTODETECTION_METHOD: "interfaces=eth0": want score, first-found, kubernetes-internal-ip, can-reach=, interface=, skip-interface= or cidr=`,
 		"AS=0":                                `environment variable AS: "0": want an AS number that is not reserved`,
 		"AS=x":                                `environment variable AS: "x": want a number from 1 to 4294967295`,
 		"CALICO_ROUTER_ID=::1":                `environment variable CALICO_ROUTER_ID: "::1": want an IPv4 address, or hash`,

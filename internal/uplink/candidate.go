@@ -43,6 +43,7 @@ type Note struct {
 // without it.
 const (
 	forUp        = 100
+	forInternal  = 200 // the kubelet's word
 	forDefault   = 50
 	forSecondary = 40 // a default route of a worse metric
 	forSource    = 20
@@ -140,6 +141,9 @@ func (f Facts) candidate(l host.Link, i int, prefix string) Candidate {
 		return c
 	}
 	c.note(forUp, "link up")
+	if c.Address.Addr() == f.internal() {
+		c.note(forInternal, "InternalIP of the Kubernetes Node")
+	}
 	if !l.Lower {
 		c.note(noCarrier, "no carrier")
 	}

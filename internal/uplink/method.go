@@ -46,7 +46,7 @@ func (ip IP) String() string {
 // Method is a way to find a node's address: Calico's, or for the zero value
 // the best score.
 type Method struct {
-	name   string // first-found, can-reach, interface, skip-interface, cidr; "" for the score
+	name   string // first-found, kubernetes-internal-ip, can-reach, interface, skip-interface, cidr; "" for the score
 	target string // of can-reach
 	names  []*regexp.Regexp
 	ranges []netip.Prefix
@@ -67,25 +67,22 @@ func (m Method) allows(f Facts, c Candidate) bool {
 		return true
 	}
 	l.Up = true // a link that goes down does not take its address along
-	return m.fits(l, c.Address.Addr())
+	return m.fits(f, l, c.Address.Addr())
 }
 
-// ParseMethod reads a value of IP_AUTODETECTION_METHOD. The error is Invalid,
-// or Unsupported.
+// ParseMethod reads a value of IP_AUTODETECTION_METHOD. The error is Invalid.
 func ParseMethod(s string) (Method, error) {
 	name, list, given := strings.Cut(s, "=")
 	m := Method{name: name, text: s}
 	switch name {
-	case "", "score", "first-found":
+	case "", "score", "first-found", "kubernetes-internal-ip":
 		if given {
 			return Method{}, fault.New(fault.Invalid, "want %s without a value", name)
 		}
-		if name != "first-found" {
+		if name == "" || name == "score" {
 			return Method{}, nil
 		}
 		return m, nil
-	case "kubernetes-internal-ip":
-		return Method{}, fault.Hint(fault.New(fault.Unsupported, "not supported yet"), "It comes with the Kubernetes issue; use interface= or cidr=.")
 	case "can-reach":
 		if m.target = list; list == "" {
 			return Method{}, fault.New(fault.Invalid, "want can-reach=ADDRESS or can-reach=NAME")
@@ -108,7 +105,7 @@ func ParseMethod(s string) (Method, error) {
 			m.ranges = append(m.ranges, p.Masked())
 		}
 	default:
-		return Method{}, fault.New(fault.Invalid, "want score, first-found, can-reach=, interface=, skip-interface= or cidr=")
+		return Method{}, fault.New(fault.Invalid, "want score, first-found, kubernetes-internal-ip, can-reach=, interface=, skip-interface= or cidr=")
 	}
 	if len(m.names)+len(m.ranges) == 0 {
 		return Method{}, fault.New(fault.Invalid, "want %s= with a list", name)
@@ -139,10 +136,11 @@ type Reach func(target string) (netip.Addr, error)
 // Links are looked at in the reverse order of their index, so of several that
 // fit, the one made last is taken. Methods that choose by themselves
 // (first-found, skip-interface) leave out links that are down; interface= and
-// cidr= take the user at their word.
-func (m Method) Detect(links map[string]host.Link, reach Reach) (netip.Prefix, error) {
-	ordered := make([]host.Link, 0, len(links))
-	for _, l := range links {
+// cidr= take the user at their word, and kubernetes-internal-ip the kubelet:
+// of several of its addresses the first counts.
+func (m Method) Detect(f Facts, reach Reach) (netip.Prefix, error) {
+	ordered := make([]host.Link, 0, len(f.Links))
+	for _, l := range f.Links {
 		ordered = append(ordered, l)
 	}
 	slices.SortFunc(ordered, func(a, b host.Link) int {
@@ -153,23 +151,35 @@ func (m Method) Detect(links map[string]host.Link, reach Reach) (netip.Prefix, e
 	}
 	for _, l := range ordered {
 		for _, a := range l.Addrs {
-			if usable(a.Addr()) && m.fits(l, a.Addr()) {
+			if usable(a.Addr()) && m.fits(f, l, a.Addr()) {
 				return a, nil
 			}
 		}
 	}
-	return netip.Prefix{}, m.nothing(ordered)
+	return netip.Prefix{}, m.nothing(f, ordered)
+}
+
+// internal is the first IPv4 InternalIP; zero for none.
+func (f Facts) internal() netip.Addr {
+	for _, a := range f.Internal {
+		if usable(a) {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 func usable(a netip.Addr) bool {
 	return a.Is4() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsUnspecified()
 }
 
-func (m Method) fits(l host.Link, a netip.Addr) bool {
+func (m Method) fits(f Facts, l host.Link, a netip.Addr) bool {
 	named := slices.ContainsFunc(m.names, func(r *regexp.Regexp) bool { return r.MatchString(l.Name) })
 	switch m.name {
 	case "interface":
 		return named
+	case "kubernetes-internal-ip":
+		return a == f.internal()
 	case "cidr":
 		return slices.ContainsFunc(m.ranges, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
@@ -191,7 +201,7 @@ func (m Method) reachable(links []host.Link, reach Reach) (netip.Prefix, error) 
 	return netip.Prefix{}, fault.New(fault.NotFound, "find address by %s: packets would leave from %s, which is no IPv4 address of a link here", m, source)
 }
 
-func (m Method) nothing(links []host.Link) error {
+func (m Method) nothing(f Facts, links []host.Link) error {
 	var seen []string
 	for _, l := range links {
 		for _, a := range l.Addrs {
@@ -205,6 +215,12 @@ func (m Method) nothing(links []host.Link) error {
 		}
 	}
 	err := fault.New(fault.NotFound, "find address by %s: no link fits", m)
+	if m.name == "kubernetes-internal-ip" {
+		if !f.internal().IsValid() {
+			return fault.Hint(fault.New(fault.NotFound, "find address by %s: the Kubernetes Node has no IPv4 InternalIP", m), "The kubelet writes it, --node-ip names it: wait for it, or set IP_AUTODETECTION_METHOD to interface=NAME.")
+		}
+		err = fault.New(fault.NotFound, "find address by %s: the Node's InternalIP %s is on no link", m, f.internal())
+	}
 	if len(seen) == 0 {
 		return fault.Hint(err, "No link has an IPv4 address yet: bring the uplink up.")
 	}

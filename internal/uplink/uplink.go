@@ -22,6 +22,9 @@ type Facts struct {
 	Links map[string]host.Link
 	// Routes are those of the main table; of them only default routes matter.
 	Routes []host.Route
+	// Internal are the addresses of type InternalIP of the Kubernetes Node:
+	// what the kubelet gave itself. None without Kubernetes.
+	Internal []netip.Addr
 }
 
 // Had is what was chosen before.
@@ -150,7 +153,7 @@ func (c *Choice) take(x Candidate, why string) {
 func (p Policy) detect(c *Choice, f Facts, had Had) {
 	if p.Method.scored() {
 		c.best(had.Stored)
-	} else if a, err := p.Method.Detect(f.Links, p.Reach); err != nil {
+	} else if a, err := p.Method.Detect(f, p.Reach); err != nil {
 		c.Err = err
 	} else {
 		c.give(a, false, "found by "+p.Method.String())

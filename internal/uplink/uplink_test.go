@@ -61,6 +61,30 @@ func TestGiven(t *testing.T) {
 	}
 }
 
+// TestKubernetes: without a method the kubelet's address is the best, though
+// others have the default route; where no device has it the score decides.
+func TestKubernetes(t *testing.T) {
+	f := bonded()
+	f.Links["eth3"] = host.Link{Name: "eth3", Index: 6, Up: true, Lower: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.3.7/24")}}
+	for internal, want := range map[string]string{
+		"10.0.3.7":    "10.0.3.7/24 on eth3: link up, InternalIP of the Kubernetes Node, no default route",
+		"203.0.113.7": "192.168.0.11/24 on bond0: link up, default route",
+	} {
+		f.Internal = []netip.Addr{netip.MustParseAddr("fd20::1"), netip.MustParseAddr(internal)}
+		if got, _, _ := strings.Cut((Policy{}).Choose(f, Had{}).String(), "\n"); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	m, err := ParseMethod("kubernetes-internal-ip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Internal = []netip.Addr{netip.MustParseAddr("203.0.113.7")}
+	if c := (Policy{Method: m}).Choose(f, Had{}); !fault.Is(c.Err, fault.NotFound) || !strings.Contains(c.Err.Error(), "203.0.113.7 is on no link") {
+		t.Errorf("an InternalIP on no device: %v", c)
+	}
+}
+
 func TestNothingFits(t *testing.T) {
 	f := bonded()
 	delete(f.Links, "bond0")

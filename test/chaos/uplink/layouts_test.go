@@ -166,7 +166,7 @@ func firstFound(t *testing.T, ns *nstest.NS) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := m.Detect(links, nil)
+	a, err := m.Detect(uplink.Facts{Links: links}, nil)
 	if err != nil {
 		return ""
 	}
