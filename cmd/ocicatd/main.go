@@ -55,6 +55,7 @@ func printError(err error) {
 
 type options struct {
 	runDir, stateDir, passwords string
+	procSys                     string
 	level                       *slog.Level // nil: as the environment says
 	format                      string
 	permGateway                 bool
@@ -70,6 +71,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.runDir, "run-dir", defaultRunDir, "sockets, journal and restart state; must not survive a reboot")
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/ocicat", "instance and local copy of the datastore; must survive a reboot")
 	f.StringVar(&o.passwords, "bgp-passwords", "", "`file` with TCP MD5 passwords by BGPPeer name, mode 0600")
+	f.StringVar(&o.procSys, "proc-sys", "", "`directory` that holds the host's /proc/sys/net as net and can be written, where /proc/sys cannot: in a container without privileges")
 	f.Func("log-level", "debug, info, warn or error (default as FELIX_LOGSEVERITYSCREEN says, else info)", func(s string) error {
 		o.level = new(slog.Level)
 		return o.level.UnmarshalText([]byte(s))
@@ -144,7 +146,7 @@ func configure(o options) (agent.Config, error) {
 	}
 	log := newLog(o, e.LogLevel)
 	cfg := agent.Config{
-		Node: cluster.NodeName(e.Node), RunDir: o.runDir, StateDir: o.stateDir, Log: log,
+		Node: cluster.NodeName(e.Node), RunDir: o.runDir, StateDir: o.stateDir, ProcSys: o.procSys, Log: log,
 		Uplink: uplink.Policy{IP: e.IP, Method: e.Method, InterfacePrefix: e.InterfacePrefix, Reach: reach},
 		Times:  ipam.TimesFor(o.lease),
 		AS:     e.AS, RouterID: e.RouterID, DefaultPools: e.DefaultPools, AppliedEnv: e.PoolVariables, Environment: e, Problems: problems,

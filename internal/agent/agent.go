@@ -93,6 +93,9 @@ type Config struct {
 	Metrics netip.AddrPort
 	// Health is where Kubernetes' probes are answered; invalid for nowhere.
 	Health netip.AddrPort
+	// ProcSys is where settings are written, "" for /proc/sys; see
+	// kernel.Handle.WriteSettingsBelow.
+	ProcSys string
 	// Install says what is put on the host of the CNI plugin; nil for nothing.
 	Install *install.Config
 	// Problems found before the agent started, as ignored variables.
@@ -179,6 +182,9 @@ func open(cfg Config) (*Agent, error) {
 	a.feed = feed.New(cfg.Node, cfg.Settings, a.factsChanged)
 	if a.kernel, err = kernel.Open(); err != nil {
 		return nil, err
+	}
+	if cfg.ProcSys != "" {
+		a.kernel.WriteSettingsBelow(cfg.ProcSys)
 	}
 	packets, err := nft.Open()
 	if err != nil {

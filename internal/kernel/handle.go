@@ -10,6 +10,7 @@ package kernel
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,8 @@ const maxIdle = 8
 // Handle reaches one network namespace. Its methods may be called from any
 // goroutine, whatever namespace its thread is in.
 type Handle struct {
-	netns *os.File
+	netns    *os.File
+	settings string // where /proc/sys is written, with a slash at the end
 
 	mu   sync.Mutex
 	idle []*socket
@@ -38,7 +40,7 @@ func Open() (*Handle, error) {
 	if err != nil {
 		return nil, wrap("open network namespace", err)
 	}
-	return &Handle{netns: f}, nil
+	return &Handle{netns: f, settings: procSys}, nil
 }
 
 // OpenAt returns a Handle of the network namespace netns, of which it keeps
@@ -48,8 +50,15 @@ func OpenAt(netns *os.File) (*Handle, error) {
 	if err != nil {
 		return nil, wrap("open network namespace", err)
 	}
-	return &Handle{netns: os.NewFile(uintptr(fd), netns.Name())}, nil
+	return &Handle{netns: os.NewFile(uintptr(fd), netns.Name()), settings: procSys}, nil
 }
+
+// WriteSettingsBelow makes the Handle write settings below dir instead of
+// /proc/sys, which is read-only in a container without privileges: there dir
+// holds a writable mount of the host's /proc/sys/net, as "net". What is written
+// are the settings of the Handle's namespace, as it is with /proc/sys. It is to
+// be called before any other method.
+func (h *Handle) WriteSettingsBelow(dir string) { h.settings = filepath.Clean(dir) + "/" }
 
 // Close gives up the namespace. No other method may run or be called after.
 func (h *Handle) Close() error {

@@ -97,19 +97,19 @@ func (h *Handle) setSysctls(settings []Setting) error {
 	var errs []error
 	err := h.enter(func() error {
 		for _, s := range settings {
-			errs = append(errs, keyed(SysctlKey(s.Path), writeSysctl(s)))
+			errs = append(errs, keyed(SysctlKey(s.Path), writeSysctl(h.settings, s)))
 		}
 		return nil
 	})
 	return errors.Join(append(errs, err)...)
 }
 
-// writeSysctl changes a setting of the calling thread's namespace.
-func writeSysctl(s Setting) error {
+// writeSysctl changes a setting of the calling thread's namespace, below dir.
+func writeSysctl(dir string, s Setting) error {
 	if err := checkSysctl(s.Path); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(procSys+s.Path, os.O_WRONLY, 0)
+	f, err := os.OpenFile(dir+s.Path, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(s.Path, sysctlIPv6) && !hasIPv6() {
 		return nil
 	}
