@@ -55,6 +55,13 @@ type Drainer interface {
 	Drain(ctx context.Context, reason string) error
 }
 
+// Door is what an agent lets people do.
+type Door struct {
+	Source  Source
+	Drainer Drainer
+	Tracer  Tracer
+}
+
 // Server answers on a unix socket.
 type Server struct {
 	path  string
@@ -62,18 +69,21 @@ type Server struct {
 	ready chan struct{}
 }
 
-// New returns a server for src on the socket path, which only root may open.
-func New(path string, src Source, drain Drainer, log *slog.Logger) *Server {
-	s := &Server{path: path, ready: make(chan struct{})}
-	s.http = &http.Server{
-		Handler:           routes(src, drain),
+// New returns a server for door on the socket path, which only root may open.
+func New(path string, door Door, log *slog.Logger) *Server {
+	return &Server{path: path, ready: make(chan struct{}), http: newHTTP(door.routes(), log)}
+}
+
+// newHTTP bounds what a client can cost.
+func newHTTP(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      60 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	return s
 }
 
 // String names the task.
@@ -117,8 +127,9 @@ func listen(path string) (net.Listener, error) {
 	return listener, nil
 }
 
-func routes(src Source, drain Drainer) http.Handler {
-	mux := http.NewServeMux()
+func (d Door) routes() *http.ServeMux {
+	src, mux := d.Source, http.NewServeMux()
+	traceRoutes(mux, d.Tracer)
 	mux.HandleFunc("GET /v1/ready", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, struct{}{}, src.Ready())
 	})
@@ -131,7 +142,7 @@ func routes(src Source, drain Drainer) http.Handler {
 		answer(w, list, err)
 	})
 	mux.HandleFunc("POST /v1/drain", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, struct{}{}, drain.Drain(r.Context(), r.URL.Query().Get("reason")))
+		answer(w, struct{}{}, d.Drainer.Drain(r.Context(), r.URL.Query().Get("reason")))
 	})
 	return mux
 }
@@ -143,11 +154,19 @@ type failure struct {
 	Hint string `json:"hint,omitempty"`
 }
 
+func failureOf(err error) *failure {
+	return &failure{Kind: fault.KindOf(err).String(), Text: err.Error(), Hint: fault.HintOf(err)}
+}
+
+func (f failure) err() error {
+	return &fault.Error{Kind: fault.ParseKind(f.Kind), Text: f.Text, Hint: f.Hint}
+}
+
 func answer(w http.ResponseWriter, body any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		w.WriteHeader(fault.KindOf(err).HTTPStatus())
-		body = failure{Kind: fault.KindOf(err).String(), Text: err.Error(), Hint: fault.HintOf(err)}
+		body = failureOf(err)
 	}
 	_ = json.NewEncoder(w).Encode(body) // the client is gone: nobody to tell
 }

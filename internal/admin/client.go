@@ -22,23 +22,29 @@ import (
 // answerLimit bounds what a client reads: 100,000 paths are about 20 MB.
 const answerLimit = 256 << 20
 
-// Client asks one agent over its socket.
+// Client asks one agent.
 type Client struct {
-	path string
-	http *http.Client
+	name  string // of the agent, or its socket's path
+	token func() string
+	http  *http.Client
 }
 
 // Dial returns a client of the agent behind the socket path. Nothing is
 // connected before the first question.
 func Dial(path string) *Client {
 	dialer := net.Dialer{Timeout: 2 * time.Second}
-	return &Client{path: path, http: &http.Client{
-		Timeout: 30 * time.Second,
+	return DialBy(path, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "unix", path) }, nil)
+}
+
+// DialBy returns a client of the agent that connect reaches; name is for
+// errors. token, if not nil, is asked for what each question shows as its
+// bearer token.
+func DialBy(name string, connect func(context.Context) (net.Conn, error), token func() string) *Client {
+	return &Client{name: name, token: token, http: &http.Client{
+		Timeout: 60 * time.Second,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return dialer.DialContext(ctx, "unix", path)
-			},
+			DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return connect(ctx) },
 		},
 	}}
 }
@@ -80,37 +86,54 @@ func (c *Client) Drain(ctx context.Context, reason string) error {
 }
 
 func (c *Client) ask(ctx context.Context, method, what string, query url.Values, into any) error {
-	u := url.URL{Scheme: "http", Host: "agent", Path: "/v1/" + what, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	resp, err := c.request(ctx, method, what, query, nil)
 	if err != nil {
-		return fault.New(fault.Internal, "ask agent for %s: %w", what, err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return c.unreachable(err)
+		return err
 	}
 	defer resp.Body.Close()
-	body := json.NewDecoder(io.LimitReader(resp.Body, answerLimit))
-	if resp.StatusCode != http.StatusOK {
-		var f failure
-		if err := body.Decode(&f); err != nil {
-			return fault.New(fault.Internal, "ask agent for %s: answer %s", what, resp.Status)
-		}
-		return &fault.Error{Kind: fault.ParseKind(f.Kind), Text: f.Text, Hint: f.Hint}
-	}
-	if err := body.Decode(into); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, answerLimit)).Decode(into); err != nil {
 		return fault.New(fault.Internal, "read the agent's answer on %s: %w", what, err)
 	}
 	return nil
 }
 
+// request asks and returns the answer, whose body the caller closes, or what
+// the agent says is wrong.
+func (c *Client) request(ctx context.Context, method, what string, query url.Values, body any) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: "agent", Path: "/v1/" + what, RawQuery: query.Encode()}
+	data, err := encode(body)
+	if err != nil {
+		return nil, fault.New(fault.Internal, "ask agent for %s: %w", what, err)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), data)
+	if err != nil {
+		return nil, fault.New(fault.Internal, "ask agent for %s: %w", what, err)
+	}
+	if c.token != nil {
+		req.Header.Set("Authorization", "Bearer "+c.token())
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var f failure
+	if err := json.NewDecoder(io.LimitReader(resp.Body, answerLimit)).Decode(&f); err != nil {
+		return nil, fault.New(fault.Internal, "ask agent for %s: answer %s", what, resp.Status)
+	}
+	return nil, f.err()
+}
+
 func (c *Client) unreachable(err error) error {
-	cause := fault.New(fault.Unavailable, "ask agent at %s: %w", c.path, err)
+	cause := fault.New(fault.Unavailable, "ask agent at %s: %w", c.name, err)
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return fault.Hint(fault.New(fault.Unavailable, "ask agent at %s: permission denied", c.path), "Only root may ask the agent: run the command with sudo.")
+		return fault.Hint(fault.New(fault.Unavailable, "ask agent at %s: permission denied", c.name), "Only root may ask the agent: run the command with sudo.")
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fault.Hint(fault.New(fault.Unavailable, "ask agent at %s: it does not run", c.path), "Start ocicatd on this node, or name a lab with --lab.")
+		return fault.Hint(fault.New(fault.Unavailable, "ask agent at %s: it does not run", c.name), "Start ocicatd on this node, or name a lab with --lab.")
 	}
 	return fault.Hint(cause, "See the agent's log: it may be stopped or overloaded.")
 }

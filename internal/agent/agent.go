@@ -252,7 +252,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		named{"tombstones", a.watchTombstones},
 		named{"run directory", a.watchRunDir},
 		a.door,
-		admin.New(filepath.Join(a.cfg.RunDir, "admin.sock"), a, a, a.log),
+		admin.New(filepath.Join(a.cfg.RunDir, "admin.sock"), admin.Door{Source: a, Drainer: a, Tracer: a}, a.log),
 	}
 	if a.scrapes != nil {
 		tasks = append(tasks, a.scrapes)

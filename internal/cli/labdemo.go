@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +20,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/kernel"
 	"github.com/ocicat-net/ocicat/internal/lab"
 	"github.com/ocicat-net/ocicat/internal/lab/article"
-	"github.com/ocicat-net/ocicat/internal/trace"
+	"github.com/ocicat-net/ocicat/internal/netns"
 )
 
 // demoName is the lab of the demo: not the default, which may be in use.
@@ -174,7 +175,12 @@ func (d *demo) comparePods(state *lab.State) {
 
 // compareNode compares what a node's kernel holds and returns its routes.
 func (d *demo) compareNode(ctx context.Context, node string) ([]string, error) {
-	h, err := kernel.OpenAt(d.world.places[trace.Place{Node: node}])
+	ns, err := netns.Open(filepath.Join(netnsDir, d.lab.Name()+"."+node))
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	h, err := kernel.OpenAt(ns)
 	if err != nil {
 		return nil, err
 	}

@@ -114,20 +114,12 @@ func (g *globals) trace(ctx context.Context, from, to string, opts traceOptions)
 // trace predicts, sends and compares.
 func (w *world) trace(ctx context.Context, from, to trace.Endpoint, opts traceOptions) (traceResult, []probe.Capture, error) {
 	result := traceResult{From: from, To: to}
-	kernels, err := w.kernels(ctx)
-	if err != nil {
-		return result, nil, err
-	}
-	defer kernels.Close()
-	if result.Prediction, err = trace.Predict(kernels, w.nodes(), from, to); err != nil {
+	var err error
+	if result.Prediction, err = trace.Predict(w.site, w.nodes, from, to); err != nil {
 		return result, nil, err
 	}
 	result.Findings = append([]trace.Finding{}, result.Prediction.Findings...)
 	if opts.noSend {
-		return result, nil, nil
-	}
-	ns, ok := w.places[from.Place]
-	if !ok { // the prediction says so, and there is nowhere to send from
 		return result, nil, nil
 	}
 	expected := len(result.Prediction.Frames())
@@ -136,8 +128,10 @@ func (w *world) trace(ctx context.Context, from, to trace.Endpoint, opts traceOp
 	}
 	wait, cancel := context.WithTimeout(ctx, opts.timeout)
 	defer cancel()
-	sender := probe.Sender{At: from.Place, Netns: ns, Addr: from.Addr}
-	run, err := probe.Run(wait, sender, to.Addr, w.taps(result.Prediction, from, to), expected)
+	run, err := probe.Run(wait, w.site, probe.Sender{At: from.Place, Addr: from.Addr}, to.Addr, taps(result.Prediction, from, to), expected)
+	if fault.Is(err, fault.NotFound) { // the prediction says so, and there is nowhere to send from
+		return result, nil, nil
+	}
 	if err != nil {
 		return result, nil, err
 	}
@@ -154,14 +148,11 @@ func (w *world) trace(ctx context.Context, from, to trace.Endpoint, opts traceOp
 
 // taps are the interfaces to listen on: those of the prediction, and the four
 // ends of the two pods in any case.
-func (w *world) taps(p trace.Prediction, from, to trace.Endpoint) []probe.Tap {
+func taps(p trace.Prediction, from, to trace.Endpoint) []probe.Tap {
 	var taps []probe.Tap
-	seen := map[string]bool{}
 	add := func(at trace.Place, dev string) {
-		ns, ok := w.places[at]
-		if key := at.String() + dev; ok && !seen[key] {
-			seen[key] = true
-			taps = append(taps, probe.Tap{At: at, Dev: dev, Netns: ns})
+		if tap := (probe.Tap{At: at, Dev: dev}); !slices.Contains(taps, tap) {
+			taps = append(taps, tap)
 		}
 	}
 	for _, f := range p.Frames() {

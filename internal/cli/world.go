@@ -19,27 +19,14 @@ import (
 	"github.com/ocicat-net/ocicat/internal/trace"
 )
 
-// world is what trace can enter from here: the namespaces of nodes and pods.
+// world is what trace can ask and watch from here: the kernels of nodes and
+// pods.
 type world struct {
-	places map[trace.Place]*os.File
-	addrs  []trace.Node
-	pods   []trace.Endpoint
-	whose  string // of whose pods it knows, in hints
-	close  func()
-}
-
-func (w *world) nodes() []trace.Node { return w.addrs }
-
-// kernels is an oracle over all places.
-func (w *world) kernels(ctx context.Context) (*probe.Kernels, error) {
-	k := probe.NewKernels(ctx)
-	for at, ns := range w.places {
-		if err := k.Add(at, ns); err != nil {
-			_ = k.Close()
-			return nil, err
-		}
-	}
-	return k, nil
+	site  probe.Site
+	nodes []trace.Node
+	pods  []trace.Endpoint
+	whose string // of whose pods it knows, in hints
+	close func()
 }
 
 // openWorld opens the lab's namespaces, or those of this node.
@@ -47,19 +34,15 @@ func (g *globals) openWorld(ctx context.Context) (*world, error) {
 	if os.Geteuid() != 0 {
 		return nil, fault.Hint(fault.New(fault.Invalid, "trace: needs root"), "It enters the pods' network namespaces: run the command with sudo.")
 	}
-	w := &world{places: map[trace.Place]*os.File{}}
-	w.close = func() {
-		for _, f := range w.places {
-			_ = f.Close()
-		}
-	}
+	here := &places{kernels: probe.NewKernels(ctx)}
+	w := &world{site: here.kernels, close: here.close}
 	name, err := g.withinReach()
 	switch {
 	case err != nil:
 	case name != "":
-		err = w.addLab(name, g.LabDir)
+		err = w.addLab(here, name, g.LabDir)
 	default:
-		err = w.addThisNode(ctx, admin.Dial(g.AdminSocket))
+		err = w.addThisNode(ctx, here, admin.Dial(g.AdminSocket))
 	}
 	if err != nil {
 		w.close()
@@ -71,18 +54,32 @@ func (g *globals) openWorld(ctx context.Context) (*world, error) {
 // netnsDir is where named network namespaces are.
 const netnsDir = "/run/netns"
 
-func (w *world) add(at trace.Place, path string) error {
+// places are namespaces of this machine.
+type places struct {
+	kernels *probe.Kernels
+	open    []*os.File
+}
+
+func (p *places) add(at trace.Place, path string) error {
 	ns, err := netns.Open(path)
 	if fault.Is(err, fault.NotFound) {
 		return nil // gone: trace says what that means for the path
 	}
-	if err == nil {
-		w.places[at] = ns
+	if err != nil {
+		return err
 	}
-	return err
+	p.open = append(p.open, ns)
+	return p.kernels.Add(at, ns)
 }
 
-func (w *world) addLab(name, root string) error {
+func (p *places) close() {
+	_ = p.kernels.Close()
+	for _, ns := range p.open {
+		_ = ns.Close()
+	}
+}
+
+func (w *world) addLab(here *places, name, root string) error {
 	l, err := lab.New(lab.Config{Name: name, Root: root})
 	if err != nil {
 		return err
@@ -93,8 +90,8 @@ func (w *world) addLab(name, root string) error {
 	}
 	w.whose = "Lab " + name
 	for _, n := range state.Topology.Nodes {
-		w.addrs = append(w.addrs, trace.Node{Name: n.Name, Addrs: []netip.Addr{n.Addr.Addr()}})
-		if err := w.add(trace.Place{Node: n.Name}, filepath.Join(netnsDir, name+"."+n.Name)); err != nil {
+		w.nodes = append(w.nodes, trace.Node{Name: n.Name, Addrs: []netip.Addr{n.Addr.Addr()}})
+		if err := here.add(trace.Place{Node: n.Name}, filepath.Join(netnsDir, name+"."+n.Name)); err != nil {
 			return err
 		}
 	}
@@ -104,7 +101,7 @@ func (w *world) addLab(name, root string) error {
 		}
 		end := trace.Endpoint{Place: trace.Place{Node: p.Node, Pod: p.String()}, Addr: p.Address.Addr(), IfName: "eth0", HostIf: p.HostIf}
 		w.pods = append(w.pods, end)
-		if err := w.add(end.Place, filepath.Join(netnsDir, p.Netns)); err != nil {
+		if err := here.add(end.Place, filepath.Join(netnsDir, p.Netns)); err != nil {
 			return err
 		}
 	}
@@ -112,7 +109,7 @@ func (w *world) addLab(name, root string) error {
 }
 
 // addThisNode knows this machine only: its agent's pods and its addresses.
-func (w *world) addThisNode(ctx context.Context, agent *admin.Client) error {
+func (w *world) addThisNode(ctx context.Context, here *places, agent *admin.Client) error {
 	report, err := agent.Report(ctx)
 	if err != nil {
 		return err
@@ -120,9 +117,9 @@ func (w *world) addThisNode(ctx context.Context, agent *admin.Client) error {
 	node := report.Metadata.Name
 	w.whose = "This node, " + node + ","
 	if address, err := netip.ParsePrefix(report.Status.Address); err == nil {
-		w.addrs = append(w.addrs, trace.Node{Name: node, Addrs: []netip.Addr{address.Addr()}})
+		w.nodes = append(w.nodes, trace.Node{Name: node, Addrs: []netip.Addr{address.Addr()}})
 	}
-	if err := w.add(trace.Place{Node: node}, "/proc/self/ns/net"); err != nil {
+	if err := here.add(trace.Place{Node: node}, "/proc/self/ns/net"); err != nil {
 		return err
 	}
 	endpoints, err := agent.Endpoints(ctx)
@@ -140,7 +137,7 @@ func (w *world) addThisNode(ctx context.Context, agent *admin.Client) error {
 		if ep.NetnsPath == "" {
 			continue
 		}
-		if err := w.add(end.Place, ep.NetnsPath); err != nil {
+		if err := here.add(end.Place, ep.NetnsPath); err != nil {
 			return err
 		}
 	}

@@ -19,15 +19,24 @@ import (
 // whose namespace is gone.
 type Kernels struct {
 	ctx    context.Context
-	places map[trace.Place]*kernel.Handle
+	places map[trace.Place]*place
 }
+
+// place is one network namespace.
+type place struct {
+	*kernel.Handle
+	ns *os.File // the caller's of Add
+}
+
+var _ Site = (*Kernels)(nil)
 
 // NewKernels returns an oracle without places; its questions end with ctx.
 func NewKernels(ctx context.Context) *Kernels {
-	return &Kernels{ctx: ctx, places: map[trace.Place]*kernel.Handle{}}
+	return &Kernels{ctx: ctx, places: map[trace.Place]*place{}}
 }
 
-// Add makes at known by its network namespace.
+// Add makes at known by its network namespace, which stays the caller's and
+// open until Close.
 func (k *Kernels) Add(at trace.Place, ns *os.File) error {
 	if k.places[at] != nil {
 		return nil
@@ -36,15 +45,15 @@ func (k *Kernels) Add(at trace.Place, ns *os.File) error {
 	if err != nil {
 		return fault.New(fault.KindOf(err), "open %s: %w", at, err)
 	}
-	k.places[at] = handle
+	k.places[at] = &place{handle, ns}
 	return nil
 }
 
 // Close gives up all places.
 func (k *Kernels) Close() error {
 	var errs []error
-	for _, handle := range k.places {
-		errs = append(errs, handle.Close())
+	for _, place := range k.places {
+		errs = append(errs, place.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -75,11 +84,11 @@ func (k *Kernels) Sysctl(at trace.Place, path string) (string, error) {
 // ask turns "there is none" into false.
 func ask[T any](k *Kernels, at trace.Place, question func(*kernel.Handle) (T, error)) (T, bool, error) {
 	var none T
-	handle := k.places[at]
-	if handle == nil {
+	place := k.places[at]
+	if place == nil {
 		return none, false, nil
 	}
-	answer, err := question(handle)
+	answer, err := question(place.Handle)
 	if fault.Is(err, fault.NotFound) {
 		return none, false, nil
 	}

@@ -3,8 +3,10 @@
 package probe
 
 import (
+	"context"
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,10 +23,18 @@ const (
 // echoData is the length of an echo's data: what ping sends by default.
 const echoData = 56
 
-// send writes one echo request from the sender's namespace; the kernel of the
+// Send writes one echo request from the sender's namespace; the kernel of the
 // pod adds the IP header, so the packet goes where the pod's packets go.
-func send(from Sender, to netip.Addr, tag probeTag) error {
-	err := netns.Do(from.Netns, func() error {
+func (k *Kernels) Send(_ context.Context, from Sender, to netip.Addr, tag Tag) (time.Time, error) {
+	place := k.places[from.At]
+	switch {
+	case place == nil:
+		return time.Time{}, fault.New(fault.NotFound, "send probe from %s: its network namespace is gone", from.At)
+	case !from.Addr.Is4() || !to.Is4():
+		return time.Time{}, fault.New(fault.Invalid, "send probe from %s to %s: want two IPv4 addresses", from.Addr, to)
+	}
+	sent := time.Now()
+	err := netns.Do(place.ns, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
 		if err != nil {
 			return err
@@ -36,9 +46,9 @@ func send(from Sender, to netip.Addr, tag probeTag) error {
 		return unix.Sendto(fd, echo(tag), 0, &unix.SockaddrInet4{Addr: to.As4()})
 	})
 	if err != nil && !isUnreachable(err) {
-		return fault.New(fault.Internal, "send probe from %s to %s: %w", from.Addr, to, err)
+		return sent, fault.New(fault.Internal, "send probe from %s to %s: %w", from.Addr, to, err)
 	}
-	return nil
+	return sent, nil
 }
 
 // isUnreachable reports whether the pod's own kernel refused to send: a
@@ -52,13 +62,13 @@ func isUnreachable(err error) bool {
 }
 
 // echo is the ICMP message.
-func echo(tag probeTag) []byte {
+func echo(tag Tag) []byte {
 	b := make([]byte, 8+echoData)
 	b[0] = echoRequest
-	binary.BigEndian.PutUint16(b[4:], tag.id)
+	binary.BigEndian.PutUint16(b[4:], tag.id())
 	binary.BigEndian.PutUint16(b[6:], 1)
-	copy(b[8:], tag.nonce[:])
-	copy(b[8+len(tag.nonce):], "ocicat trace")
+	copy(b[8:], tag[:])
+	copy(b[8+len(tag):], "ocicat trace")
 	binary.BigEndian.PutUint16(b[2:], checksum(b))
 	return b
 }

@@ -9,39 +9,46 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
+	"encoding/hex"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ocicat-net/ocicat/internal/fault"
-	"github.com/ocicat-net/ocicat/internal/host"
-	"github.com/ocicat-net/ocicat/internal/netns"
 	"github.com/ocicat-net/ocicat/internal/trace"
 )
 
 // Tap is one interface to listen on.
 type Tap struct {
-	At    trace.Place
-	Dev   string
-	Netns *os.File // namespace of At
+	At  trace.Place `json:"at"`
+	Dev string      `json:"dev"`
 }
 
 // Sender is where the probe starts.
 type Sender struct {
-	At    trace.Place
-	Netns *os.File // namespace of At
-	Addr  netip.Addr
+	At   trace.Place `json:"at"`
+	Addr netip.Addr  `json:"addr"`
+}
+
+// Site is where kernels can be asked, watched and made to send: this machine,
+// or an agent's. Places it does not know have nothing.
+type Site interface {
+	trace.Oracle
+	// Listen hands each frame of the probe that is seen on taps to each, one at
+	// a time, until ctx ends. ready is called once all taps are open; one whose
+	// interface does not exist stays silent.
+	Listen(ctx context.Context, tag Tag, taps []Tap, ready func(), each func(Capture)) error
+	// Send sends the probe and returns when that was, by the clock that also
+	// stamps the captures of the same node. NotFound if there is nowhere to send
+	// from.
+	Send(ctx context.Context, from Sender, to netip.Addr, tag Tag) (time.Time, error)
 }
 
 // Capture is one captured frame with the time it was read.
 type Capture struct {
 	trace.Frame
-	Time time.Time
-	Raw  []byte
+	Time time.Time `json:"time"`
+	Raw  []byte    `json:"raw"`
 }
 
 // Result is what one probe showed.
@@ -66,32 +73,28 @@ const settle = 20 * time.Millisecond
 
 // Run sends one probe and listens on taps until that many frames were seen or
 // ctx ends. An unanswered probe is a Result without a reply, not an error.
-func Run(ctx context.Context, from Sender, to netip.Addr, taps []Tap, frames int) (Result, error) {
+func Run(ctx context.Context, site Site, from Sender, to netip.Addr, taps []Tap, frames int) (Result, error) {
 	tag, err := newTag()
 	if err != nil {
 		return Result{}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := &collector{tag: tag, to: to, want: frames, enough: make(chan struct{})}
-	var listening sync.WaitGroup
-	defer listening.Wait()
-	defer cancel()
-	for _, tap := range taps {
-		fd, err := openTap(tap, tag.id)
-		if fault.Is(err, fault.NotFound) {
-			continue // no such interface: its frames will be missing, which is the finding
+	c := &collector{want: frames, enough: make(chan struct{})}
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- site.Listen(ctx, tag, taps, func() { close(ready) }, c.add) }()
+	select {
+	case <-ready:
+	case err := <-ended:
+		if err == nil {
+			err = fault.New(fault.Unavailable, "listen for the probe: %w", ctx.Err())
 		}
-		if err != nil {
-			return Result{}, err
-		}
-		listening.Go(func() {
-			defer unix.Close(fd)
-			c.listen(ctx, fd, tap)
-		})
+		return Result{}, err
 	}
-	sent := time.Now()
-	if err := send(from, to, tag); err != nil {
+	sent, err := site.Send(ctx, from, to, tag)
+	if err != nil {
+		cancel()
+		<-ended
 		return Result{}, err
 	}
 	select {
@@ -102,56 +105,45 @@ func Run(ctx context.Context, from Sender, to netip.Addr, taps []Tap, frames int
 		<-linger.C
 	}
 	cancel()
-	listening.Wait()
+	if err := <-ended; err != nil {
+		return Result{}, err
+	}
 	return c.result(from, sent), nil
 }
 
-// probeTag recognises one probe's packets.
-type probeTag struct {
-	id    uint16
-	nonce [16]byte
-}
+// Tag recognises one probe's packets: the ICMP data begins with it, and its
+// first two bytes are the identifier.
+type Tag [16]byte
 
-func newTag() (probeTag, error) {
-	var t probeTag
-	if _, err := rand.Read(t.nonce[:]); err != nil {
+func newTag() (Tag, error) {
+	var t Tag
+	if _, err := rand.Read(t[:]); err != nil {
 		return t, fault.New(fault.Internal, "make a tag for the probe: %w", err)
 	}
-	t.id = binary.BigEndian.Uint16(t.nonce[:2])
 	return t, nil
+}
+
+func (t Tag) id() uint16 { return binary.BigEndian.Uint16(t[:]) }
+
+// MarshalText is the tag in hex.
+func (t Tag) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, t[:]), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (t *Tag) UnmarshalText(text []byte) error {
+	raw, err := hex.DecodeString(string(text))
+	if err != nil || len(raw) != len(t) {
+		return fault.New(fault.Invalid, "tag: want %d hex digits", 2*len(t))
+	}
+	*t = Tag(raw)
+	return nil
 }
 
 // collector gathers the frames of one probe from all taps.
 type collector struct {
-	tag    probeTag
-	to     netip.Addr
 	want   int // frames expected
 	mu     sync.Mutex
 	frames []Capture
 	enough chan struct{}
-}
-
-// pollInterval bounds how long a listener sleeps before it looks at ctx.
-const pollInterval = 20 // milliseconds
-
-func (c *collector) listen(ctx context.Context, fd int, tap Tap) {
-	buf := make([]byte, 2048)
-	for ctx.Err() == nil {
-		polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(polled, pollInterval); n == 0 || (err != nil && errors.Is(err, unix.EINTR)) {
-			continue
-		}
-		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return // the interface is gone: its frames are missing, which is the finding
-		}
-		if frame, ok := c.parse(buf[:n], tap); ok {
-			c.add(Capture{Frame: frame, Time: time.Now(), Raw: append([]byte(nil), buf[:n]...)})
-		}
-	}
 }
 
 func (c *collector) add(frame Capture) {
@@ -161,26 +153,6 @@ func (c *collector) add(frame Capture) {
 	if len(c.frames) == c.want {
 		close(c.enough)
 	}
-}
-
-// parse reads an Ethernet frame that carries this probe.
-func (c *collector) parse(b []byte, tap Tap) (trace.Frame, bool) {
-	const ethernet, ip, icmp = 14, 20, 8
-	if len(b) < ethernet+ip+icmp+len(c.tag.nonce) || b[12] != 0x08 || b[13] != 0 || b[14] != 0x45 || b[23] != unix.IPPROTO_ICMP {
-		return trace.Frame{}, false
-	}
-	if kind := b[34]; (kind != echoRequest && kind != echoReply) || binary.BigEndian.Uint16(b[38:]) != c.tag.id {
-		return trace.Frame{}, false
-	}
-	if [16]byte(b[ethernet+ip+icmp:]) != c.tag.nonce {
-		return trace.Frame{}, false
-	}
-	return trace.Frame{
-		At: tap.At, Dev: tap.Dev,
-		DstMAC: host.MAC(b[0:6]), SrcMAC: host.MAC(b[6:12]),
-		Src: netip.AddrFrom4([4]byte(b[26:30])), Dst: netip.AddrFrom4([4]byte(b[30:34])),
-		TTL: int(b[22]), Length: len(b), Reply: b[34] == echoReply,
-	}, true
 }
 
 // result reads the reply where it arrived.
@@ -195,31 +167,3 @@ func (c *collector) result(from Sender, sent time.Time) Result {
 	}
 	return r
 }
-
-// openTap opens a packet socket on the tap's interface that passes only ICMP
-// packets with the probe's identifier.
-func openTap(tap Tap, id uint16) (int, error) {
-	fd := -1
-	err := netns.Do(tap.Netns, func() error {
-		index, err := interfaceIndex(tap.Dev)
-		if err != nil {
-			return err
-		}
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
-			return fault.New(fault.Internal, "open packet socket: %w", err)
-		}
-		if err := attachFilter(fd, id); err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index})
-	})
-	if err != nil {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
-		return -1, fault.New(fault.KindOf(err), "listen on %s %s: %w", tap.At, tap.Dev, err)
-	}
-	return fd, nil
-}
-
-func htons(v uint16) uint16 { return v<<8 | v>>8 }

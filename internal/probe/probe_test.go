@@ -33,12 +33,25 @@ func newRouter(t *testing.T) router {
 	return router{a.File(), r.File(), b.File()}
 }
 
+// kernels are the three namespaces as one site.
+func (r router) kernels(t *testing.T) *probe.Kernels {
+	t.Helper()
+	k := probe.NewKernels(t.Context())
+	for at, ns := range map[trace.Place]*os.File{{Node: "r", Pod: "a"}: r.a, {Node: "r"}: r.r, {Node: "r", Pod: "b"}: r.b} {
+		if err := k.Add(at, ns); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { _ = k.Close() })
+	return k
+}
+
 func (r router) taps() []probe.Tap {
 	return []probe.Tap{
-		{At: trace.Place{Node: "r", Pod: "a"}, Dev: "eth0", Netns: r.a},
-		{At: trace.Place{Node: "r"}, Dev: "left", Netns: r.r},
-		{At: trace.Place{Node: "r"}, Dev: "right", Netns: r.r},
-		{At: trace.Place{Node: "r", Pod: "b"}, Dev: "eth0", Netns: r.b},
+		{At: trace.Place{Node: "r", Pod: "a"}, Dev: "eth0"},
+		{At: trace.Place{Node: "r"}, Dev: "left"},
+		{At: trace.Place{Node: "r"}, Dev: "right"},
+		{At: trace.Place{Node: "r", Pod: "b"}, Dev: "eth0"},
 	}
 }
 
@@ -48,7 +61,7 @@ func TestProbeIsSeenOnEveryInterface(t *testing.T) {
 	r := newRouter(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	result, err := probe.Run(ctx, probe.Sender{At: trace.Place{Node: "r", Pod: "a"}, Netns: r.a, Addr: netip.MustParseAddr("10.0.1.2")}, netip.MustParseAddr("10.0.2.2"), r.taps(), 8)
+	result, err := probe.Run(ctx, r.kernels(t), probe.Sender{At: trace.Place{Node: "r", Pod: "a"}, Addr: netip.MustParseAddr("10.0.1.2")}, netip.MustParseAddr("10.0.2.2"), r.taps(), 8)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,8 +99,8 @@ func TestProbeWithoutAnswer(t *testing.T) {
 	r := newRouter(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	taps := append(r.taps(), probe.Tap{At: trace.Place{Node: "r"}, Dev: "gone", Netns: r.r})
-	result, err := probe.Run(ctx, probe.Sender{At: trace.Place{Node: "r", Pod: "a"}, Netns: r.a, Addr: netip.MustParseAddr("10.0.1.2")}, netip.MustParseAddr("10.0.3.2"), taps, 8)
+	taps := append(r.taps(), probe.Tap{At: trace.Place{Node: "r"}, Dev: "gone"})
+	result, err := probe.Run(ctx, r.kernels(t), probe.Sender{At: trace.Place{Node: "r", Pod: "a"}, Addr: netip.MustParseAddr("10.0.1.2")}, netip.MustParseAddr("10.0.3.2"), taps, 8)
 	if err != nil || len(result.Captures) != 2 || result.ReplyTTL != 0 {
 		t.Errorf("%v, %d frames, reply ttl %d: want the request on two interfaces", err, len(result.Captures), result.ReplyTTL)
 	}
