@@ -15,7 +15,7 @@ VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 # Namespaces need root, the build does not.
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help build demo test chaos chaos-ci bench bench-check lint fuzz race install manifest clean
+.PHONY: help build demo test chaos chaos-ci bench bench-check lint fuzz race install manifest image clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /\1	/p' Makefile | expand -t 10
@@ -62,5 +62,8 @@ install: build  ## install the programs and their completions below PREFIX
 manifest:       ## render the Helm chart into deploy/ocicat.yaml
 	go -C tools/chart run .
 
+image:          ## build the container image into dist/image, for amd64 and arm64
+	go -C tools/image run . $(IMAGEFLAGS)
+
 clean:          ## remove what the build made
-	rm -rf bin
+	rm -rf bin dist

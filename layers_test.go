@@ -41,7 +41,7 @@ var layers = [][]string{
 	{"internal/lab"},
 	{"internal/lab/article", "bench/routes"},
 	{"internal/cli"},
-	{"cmd/ocicat", "cmd/ocicatd", "cmd/ocicat-cni", "cmd/ocicat-etcd", "bench", "bench/netlinkfloor", "tools/chart", "."},
+	{"cmd/ocicat", "cmd/ocicatd", "cmd/ocicat-cni", "cmd/ocicat-etcd", "bench", "bench/netlinkfloor", "tools/chart", "tools/image", "."},
 }
 
 // isTesting says whether a directory holds tests of whole programs and what

@@ -29,6 +29,7 @@ exabgp exabgp
 conntrack conntrack
 ping iputils-ping
 git git
+runc runc
 '
 
 PATH=$PATH:/usr/sbin:/sbin

@@ -63,8 +63,8 @@ func (c Config) Validate() error {
 	return c.Conflist.validate()
 }
 
-// binary is a file of Source and what it is called in BinDir.
-type binary struct {
+// program is a file of Source and what it is called in BinDir.
+type program struct {
 	source, name string
 	// shared is a name that is not ours alone: a file of that name stays as
 	// it is.
@@ -75,14 +75,14 @@ type binary struct {
 // chain get names of our own: one of the distribution's that does not answer
 // STATUS would keep the node from being Ready, and ours replaces nobody's.
 // The runtime itself calls loopback, under that name alone.
-func (c Config) binaries() []binary {
-	all := []binary{
+func (c Config) binaries() []program {
+	all := []program{
 		{source: "loopback", name: "loopback", shared: true},
 		{source: "portmap", name: portmapName},
 		{source: "bandwidth", name: bandwidthName},
 		{source: pluginName, name: pluginName},
 	}
-	return slices.DeleteFunc(all, func(b binary) bool { return slices.Contains(c.Skip, b.name) || slices.Contains(c.Skip, b.source) })
+	return slices.DeleteFunc(all, func(b program) bool { return slices.Contains(c.Skip, b.name) || slices.Contains(c.Skip, b.source) })
 }
 
 // Options are what an Installer works with.
