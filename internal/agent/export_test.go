@@ -2,6 +2,8 @@
 
 package agent
 
+import "time"
+
 // Telling reports whether a kernel event would start a pass.
 var Telling = (*Agent).telling
 
@@ -13,3 +15,17 @@ type Nftables = nftables
 
 // TouchCopy has the local copy of the datastore written again.
 func (a *Agent) TouchCopy() { a.resources.wantCopy() }
+
+// StartGate holds readiness back at the start, for StartWindow at most.
+type StartGate struct{ gate startGate }
+
+// Pass is the gate's answer at an age of the agent.
+func (g *StartGate) Pass(age time.Duration, converging func() error) error {
+	return g.gate.pass(age, converging)
+}
+
+// StartWindow is how long the start may hold readiness back.
+const StartWindow = startWindow
+
+// StuckAfter has loops count as stuck after d, before Run.
+func (a *Agent) StuckAfter(d time.Duration) { a.beats.StuckAfter = d }

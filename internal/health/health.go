@@ -36,6 +36,9 @@ type Loop struct {
 
 // Beats is the task that asks loops for turns. Make one with NewBeats.
 type Beats struct {
+	// StuckAfter is the constant of that name; a test may be less patient.
+	StuckAfter time.Duration
+
 	loops []Loop
 
 	mu   sync.Mutex
@@ -44,7 +47,7 @@ type Beats struct {
 
 // NewBeats returns the task for loops, which count as having turned now.
 func NewBeats(loops ...Loop) *Beats {
-	b := &Beats{loops: loops, last: make([]time.Time, len(loops))}
+	b := &Beats{StuckAfter: StuckAfter, loops: loops, last: make([]time.Time, len(loops))}
 	for n := range b.last {
 		b.last[n] = time.Now()
 	}
@@ -86,7 +89,7 @@ func (b *Beats) Alive() error {
 	defer b.mu.Unlock()
 	var stuck []string
 	for n, loop := range b.loops {
-		if since := time.Since(b.last[n]); since > StuckAfter {
+		if since := time.Since(b.last[n]); since > b.StuckAfter {
 			stuck = append(stuck, fmt.Sprintf("%s for %s", loop.Name, since.Round(time.Second)))
 		}
 	}

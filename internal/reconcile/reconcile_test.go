@@ -211,6 +211,45 @@ func logged(t *testing.T, errs ...error) (lines string, last []reconcile.KeyStat
 	return out.String(), last
 }
 
+func TestTurnEndsWithThePassUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		passes := 0
+		loop := reconcile.New(slog.New(slog.DiscardHandler), reconcile.Section{Name: "kernel", Reconcile: func(context.Context) error {
+			if passes++; passes == 2 {
+				<-hang
+			}
+			return nil
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- loop.Run(ctx) }()
+		synctest.Wait()
+		if err := loop.Turn(ctx, "kernel"); err != nil || passes != 1 {
+			t.Errorf("at rest: %v after %d passes, want none for the asking", err, passes)
+		}
+		loop.Mark("kernel")
+		time.Sleep(time.Second)
+		turned := make(chan error, 1)
+		go func() { turned <- loop.Turn(ctx, "kernel") }()
+		time.Sleep(time.Hour)
+		select {
+		case err := <-turned:
+			t.Errorf("a turn ended while the pass hung: %v", err)
+		default:
+		}
+		close(hang)
+		if err := <-turned; err != nil {
+			t.Error(err)
+		}
+		if err := loop.Turn(ctx, "other"); err == nil {
+			t.Error("a section that does not exist turns")
+		}
+		cancel()
+		<-ended
+	})
+}
+
 func TestKeysAreAccountedOneByOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &reconcile.KeyError{Key: "route a", Err: errors.New("set route a: no")}
