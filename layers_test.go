@@ -25,9 +25,9 @@ var layers = [][]string{
 	{"internal/trace"},
 	{"internal/reconcile"},
 	{"internal/store"},
-	{"internal/store/etcdpath", "internal/metrics"},
-	{"internal/store/mem", "internal/store/etcd", "internal/store/embed", "internal/store/storetest"},
-	{"internal/nstest"},
+	{"internal/store/etcdpath", "internal/store/kube/shape", "internal/metrics"},
+	{"internal/store/mem", "internal/store/etcd", "internal/store/kube", "internal/store/embed", "internal/store/storetest"},
+	{"internal/nstest", "internal/storeopen"},
 	{"internal/resource", "internal/uplink"},
 	{"internal/env"},
 	{"internal/bgp/message"},
@@ -53,7 +53,7 @@ func isTesting(dir string) bool { return strings.HasPrefix(dir, "test/") }
 var pure = []string{
 	"internal/fault", "internal/cidr", "internal/selector", "internal/names", "internal/host", "internal/speaker", "internal/problem",
 	"internal/cluster", "internal/alloc", "internal/convert", "internal/core", "internal/trace", "internal/uplink",
-	"internal/bgp/message", "internal/bgp/table", "internal/store/etcdpath",
+	"internal/bgp/message", "internal/bgp/table", "internal/store/etcdpath", "internal/store/kube/shape",
 }
 
 // impure is what pure packages may not import of the standard library.

@@ -26,7 +26,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/install"
 	"github.com/ocicat-net/ocicat/internal/ipam"
-	"github.com/ocicat-net/ocicat/internal/store/etcd"
+	"github.com/ocicat-net/ocicat/internal/storeopen"
 	"github.com/ocicat-net/ocicat/internal/uplink"
 )
 
@@ -141,9 +141,6 @@ func configure(o options) (agent.Config, error) {
 	if err != nil {
 		return agent.Config{}, err
 	}
-	if len(e.EtcdEndpoints) == 0 {
-		return agent.Config{}, fault.Hint(fault.New(fault.Invalid, "environment variable ETCD_ENDPOINTS: not set"), "Name the datastore, as ETCD_ENDPOINTS=http://192.0.2.1:2379.")
-	}
 	log := newLog(o, e.LogLevel)
 	cfg := agent.Config{
 		Node: cluster.NodeName(e.Node), RunDir: o.runDir, StateDir: o.stateDir, ProcSys: o.procSys, Log: log,
@@ -161,7 +158,7 @@ func configure(o options) (agent.Config, error) {
 			return cfg, err
 		}
 	}
-	cfg.Store, err = etcd.New(etcd.Config{Endpoints: e.EtcdEndpoints, Credentials: etcd.CredentialsFrom(os.Getenv), Log: log})
+	cfg.Store, err = storeopen.Open(storeopen.Choice{Kubernetes: e.Kubernetes, Endpoints: e.EtcdEndpoints, Getenv: os.Getenv, Log: log})
 	return cfg, err
 }
 

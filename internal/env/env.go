@@ -34,6 +34,8 @@ const healthPort = 9099
 type Env struct {
 	// Node is the node's name.
 	Node string
+	// Kubernetes says that the datastore is Kubernetes' API, not etcd.
+	Kubernetes bool
 	// EtcdEndpoints are where the datastore is, as URLs; empty when not set.
 	EtcdEndpoints []string
 	// IP says where the node's address comes from.

@@ -129,7 +129,6 @@ func TestRefusedVariables(t *testing.T) {
 		"AS=x":                                `environment variable AS: "x": want a number from 1 to 4294967295`,
 		"CALICO_ROUTER_ID=::1":                `environment variable CALICO_ROUTER_ID: "::1": want an IPv4 address, or hash`,
 		"CALICO_NETWORKING_BACKEND=vxlan":     `environment variable CALICO_NETWORKING_BACKEND: "vxlan": not supported yet: want bird`,
-		"DATASTORE_TYPE=kubernetes":           `environment variable DATASTORE_TYPE: "kubernetes": not supported yet: want etcdv3`,
 		"ETCD_ENDPOINTS=192.0.2.1:2379":       `environment variable ETCD_ENDPOINTS: "192.0.2.1:2379": want URLs joined by commas, as http://192.0.2.1:2379`,
 		"ETCD_ENDPOINTS=ftp://192.0.2.1:2379": `environment variable ETCD_ENDPOINTS: "ftp://192.0.2.1:2379": want https://, http:// or unix:// in front of "ftp://192.0.2.1:2379"`,
 		"FELIX_INTERFACEPREFIX=Cali":          `environment variable FELIX_INTERFACEPREFIX: "Cali": want one to four lower-case letters or digits, as cali`,

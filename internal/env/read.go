@@ -93,14 +93,12 @@ func readEndpoints(e *Env, value string) error {
 	return nil
 }
 
-func readDatastore(_ *Env, value string) error {
-	switch value {
-	case "etcdv3":
-		return nil
-	case "kubernetes":
-		return fault.Hint(fault.New(fault.Unsupported, "not supported yet: want etcdv3"), "The Kubernetes datastore comes with the Kubernetes issue.")
+func readDatastore(e *Env, value string) error {
+	if value != "etcdv3" && value != "kubernetes" {
+		return fault.New(fault.Invalid, "want etcdv3 or kubernetes")
 	}
-	return fault.New(fault.Invalid, "want etcdv3")
+	e.Kubernetes = value == "kubernetes"
+	return nil
 }
 
 func readAS(e *Env, value string) error {

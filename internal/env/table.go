@@ -44,7 +44,7 @@ func applied() []Variable {
 	return []Variable{
 		{Name: "NODENAME", Meaning: "the node's name, in the letter case given", Default: "HOSTNAME", read: readNothing},
 		{Name: "HOSTNAME", Meaning: "the node's name where NODENAME is not set, in lower case", Default: "the machine's hostname", read: readNothing},
-		{Name: "DATASTORE_TYPE", Meaning: "the datastore: etcdv3; kubernetes comes with the Kubernetes issue", Default: "etcdv3", read: readDatastore},
+		{Name: "DATASTORE_TYPE", Meaning: "the datastore: etcdv3, or kubernetes for the API server that `KUBECONFIG` names, else that of the pod the agent runs in", Default: "etcdv3", read: readDatastore},
 		{Name: "ETCD_ENDPOINTS", Meaning: "URLs of etcd joined by commas, https://, http:// or unix://", read: readEndpoints},
 		{Name: "CALICO_NETWORKING_BACKEND", Meaning: "how nodes learn of each other: bird, which is BGP", Default: "bird", read: readBackend},
 		{Name: "IP", Meaning: "the node's IPv4 address, with or without the length of its network; autodetect; or none", Default: "the Node's own, else autodetect", read: readIP},
@@ -122,7 +122,7 @@ func ignored() []Variable {
 		{Name: "FELIX_REMOVEEXTERNALROUTES", Meaning: "remove other programs' routes on the pods' interfaces", Why: "only our own routes are touched, and strangers on them reported"},
 		{Name: "FELIX_PROMETHEUSGOMETRICSENABLED", Meaning: "whether metrics of Go are among them", Why: "they always are", fine: []string{"true"}},
 		{Name: "FELIX_PROMETHEUSPROCESSMETRICSENABLED", Meaning: "whether metrics of the process are among them", Why: "they always are", fine: []string{"true"}},
-		{Name: "FELIX_DATASTORETYPE", Meaning: "the datastore of this part", Why: "DATASTORE_TYPE decides", fine: []string{"etcdv3"}},
+		{Name: "FELIX_DATASTORETYPE", Meaning: "the datastore of this part", Why: "DATASTORE_TYPE decides", fine: []string{"etcdv3", "kubernetes"}},
 		{Name: "FELIX_FELIXHOSTNAME", Meaning: "the node's name", Why: "NODENAME decides"},
 		{Name: "FELIX_TYPHAADDR", Meaning: "address of the datastore's fan-out proxy", Why: "there is none: agents watch the datastore"},
 		{Name: "FELIX_TYPHAK8SSERVICENAME", Meaning: "service of the datastore's fan-out proxy", Why: "there is none: agents watch the datastore", fine: []string{"none"}},

@@ -89,7 +89,8 @@ type Store interface {
 	// the prefix node+"/" is one node's.
 	List(ctx context.Context, kind Kind, prefix string) ([]Entry, Revision, error)
 	// Put writes an object if its revision still is prev (0: it does not
-	// exist) and returns the new one. value is copied.
+	// exist) and returns the new one. value is copied. A back end may leave an
+	// object that already has this value at its revision.
 	Put(ctx context.Context, key Key, value []byte, prev Revision) (Revision, error)
 	// Delete removes an object if its revision still is prev. A missing
 	// object is NotFound, also with AnyRevision.
