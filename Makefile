@@ -12,13 +12,15 @@ FUZZTIME ?= 20s
 # Programs know their version from git, where there is git.
 VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 
+K8S_CI := ^(TestInstall|TestArticle|TestRollingUpdate|TestGranularChecks)$$
+
 # Namespaces need root, the build does not.
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help build demo test chaos chaos-ci bench bench-check lint fuzz race install manifest image clean
+.PHONY: help build demo test test-k8s test-k8s-ci chaos chaos-ci bench bench-check lint fuzz race install manifest image clean
 
 help:           ## list the targets
-	@sed -n 's/^\([a-z-]*\): .*## /\1	/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\): .*## /\1	/p' Makefile | expand -t 13
 
 build:          ## build the programs into bin/
 	@command -v go >/dev/null || { echo "make: Go is missing: install Go 1.26 or newer, see https://go.dev/doc/install" >&2; exit 1; }
@@ -29,7 +31,15 @@ demo: build     ## the article's cluster on this machine, walked and compared (r
 
 test:           ## all tests; as root it installs what they need
 	sh test/setup.sh
-	go run ./test/count -again -except '/test/chaos/.' ./...
+	go run ./test/count -again -except '/test/(chaos/.|kubernetes)' ./...
+
+test-k8s:       ## the tests in real Kubernetes clusters, which are compiled first (root, hours)
+	test/kubernetes/lab/cluster build
+	go run ./test/count -timeout 3h -limit 6h ./test/kubernetes/...
+
+test-k8s-ci:    ## those of them that fit into CI: install, the article, upgrade, upstream's Granular Checks (root)
+	test/kubernetes/lab/cluster build
+	go run ./test/count -again -timeout 12m -limit 24m -run '$(K8S_CI)' ./test/kubernetes
 
 chaos:          ## the reliability tests in full, write docs/reliability.md (root, hours)
 	sh test/setup.sh
