@@ -3,17 +3,19 @@
 package store_test
 
 import (
+	"log/slog"
 	"sync"
 	"testing"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/kube"
 	"github.com/ocicat-net/ocicat/internal/store/storetest"
 	"github.com/ocicat-net/ocicat/test/kubernetes/apiserver"
 )
 
-const definitions = "../../../deploy/charts/ocicat/crds"
+const definitions = "../../../deploy/charts/ocicat/files/crds"
 
 func TestConformance(t *testing.T) {
 	server := apiserver.Start(t)
@@ -27,10 +29,11 @@ func TestConformance(t *testing.T) {
 
 func open(t *testing.T, server *apiserver.Server) *kube.Store {
 	t.Helper()
-	s, err := kube.New(server.Config())
+	client, err := kubeapi.New(server.Config())
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := kube.New(client, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
