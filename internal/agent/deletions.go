@@ -5,6 +5,8 @@ package agent
 import (
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/store"
@@ -59,6 +61,37 @@ func wiped(old, now view, self string) string {
 	return fmt.Sprintf("%d of %d IP pools and %d of %d Nodes", poolsGone, pools, nodesGone, nodes)
 }
 
+// many is how many objects of a kind one may lose at once, however few there
+// are: deleting fewer is an everyday decision.
+const many = 3
+
+// thinned are the kinds of which more than half, and at least many, are gone
+// at once, and what that is in words: an old backup looks like this, which has
+// the pools but not the Nodes and peers that came after it.
+func thinned(old, now view, self string) (kinds []store.Kind, what string) {
+	var words []string
+	for _, kind := range []store.Kind{store.Node, store.BGPPeer} {
+		all, missing := gone(old, now, kind, self)
+		if missing < many || 2*missing <= all {
+			continue
+		}
+		kinds = append(kinds, kind)
+		words = append(words, fmt.Sprintf("%d of %d %ss", missing, all, kind))
+	}
+	return kinds, strings.Join(words, " and ")
+}
+
+// keeping is v, and what only old has of some kinds.
+func (v view) keeping(old view, kinds []store.Kind) view {
+	merged := maps.Clone(v)
+	for key, e := range old {
+		if _, there := v[key]; !there && slices.Contains(kinds, key.Kind) {
+			merged[key] = e
+		}
+	}
+	return merged
+}
+
 // gone counts the objects of a kind in old but one, and those missing in now.
 func gone(old, now view, kind store.Kind, but string) (all, missing int) {
 	for key := range old {
@@ -82,7 +115,7 @@ func (r *resources) believe(still bool) {
 	missing := told.lacks(r.believed)
 	news := missing != r.missing
 	if r.missing = missing; missing == 0 {
-		r.believed, r.refused = maps.Clone(told), ""
+		r.believed, r.refused, r.doubted = maps.Clone(told), "", ""
 		r.settle.Stop()
 		return
 	}
@@ -93,14 +126,25 @@ func (r *resources) believe(still bool) {
 		}
 		return
 	}
-	was := r.refused
-	if r.refused = wiped(r.believed, told, string(r.agent.cfg.Node)); r.refused == "" {
-		r.believed, r.missing = maps.Clone(told), 0
-		return
+	r.judge(told)
+}
+
+// judge takes in what is gone for good, but for what is too much at once: of
+// a datastore that was wiped nothing, of one that was thinned not the kinds
+// concerned. The caller holds the lock.
+func (r *resources) judge(told view) {
+	was := r.refused + r.doubted
+	self := string(r.agent.cfg.Node)
+	if r.refused, r.doubted = wiped(r.believed, told, self), ""; r.refused != "" {
+		r.believed = told.over(r.believed)
+	} else {
+		var kinds []store.Kind
+		kinds, r.doubted = thinned(r.believed, told, self)
+		r.believed = told.keeping(r.believed, kinds)
+		r.missing = told.lacks(r.believed)
 	}
-	r.believed = told.over(r.believed)
-	if was == "" {
-		r.agent.log.Error("deletion of too much at once is not believed: going on with what was known", "gone", r.refused)
+	if now := r.refused + r.doubted; was == "" && now != "" {
+		r.agent.log.Error("deletion of too much at once is not believed: going on with what was known", "gone", now)
 	}
 }
 
@@ -110,7 +154,7 @@ func (r *resources) deletionsSettled() {
 	r.believe(true)
 	decided, problems := r.decide(true)
 	r.problems = problems
-	_, registered := r.believed[store.Key{Kind: store.Node, Name: string(r.agent.cfg.Node)}]
+	_, registered := r.entries[store.Key{Kind: store.Node, Name: string(r.agent.cfg.Node)}]
 	deleted := !registered && r.refused == ""
 	r.mu.Unlock()
 	if deleted {
@@ -121,8 +165,9 @@ func (r *resources) deletionsSettled() {
 	r.agent.loop.Mark(sectionStatus)
 }
 
-// mistrusted is what the datastore lacks and the agent does not believe to be
-// gone, "" for nothing. Nothing is written into such a datastore.
+// mistrusted is what a wiped datastore lacks, "" for one that was not wiped.
+// Nothing is written into a wiped datastore; into one that was only thinned
+// every living node writes its Node again, which ends the doubt.
 func (r *resources) mistrusted() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

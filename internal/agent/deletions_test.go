@@ -3,6 +3,7 @@
 package agent_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -48,8 +49,9 @@ func TestWipedDatastoreIsNotBelieved(t *testing.T) {
 	n.start()
 	n.add(n.pod("a", "c1"))
 	routes := func() string { return ip(t, "route show") }
+	nstest.Eventually(t, 5*time.Second, func() bool { return strings.Contains(routes(), "blackhole") }, "the block's blackhole")
 	before := routes()
-	if !strings.Contains(before, "cali") || !strings.Contains(before, "blackhole") {
+	if !strings.Contains(before, "cali") {
 		t.Fatalf("routes before:\n%s", before)
 	}
 	events := n.listen()
@@ -98,4 +100,66 @@ func TestOwnNodeDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	nstest.Eventually(t, 20*time.Second, stored, "registered again")
+}
+
+// TestThinnedDatastoreIsNotBelieved deletes three of four peers and Nodes at
+// once, as a restored old backup does, and wants their sessions kept; deleted
+// one by one they are gone.
+func TestThinnedDatastoreIsNotBelieved(t *testing.T) {
+	r := chaos.Begin(t, "E9", "a backup restored that has the pool but lacks 3 of 4 BGPPeers and 3 of 4 other Nodes; then the peers deleted one by one",
+		"OC5008, 0 sessions removed, the own Node written again, pods come and go; the single deletions are believed")
+	n := newNode(t)
+	n.start()
+	var keys []store.Key
+	put := func(kind store.Kind, name, spec string) {
+		key := store.Key{Kind: kind, Name: name}
+		text := fmt.Sprintf(`{"apiVersion":"projectcalico.org/v3","kind":%q,"metadata":{"name":%q},"spec":%s}`, kind, name, spec)
+		if _, err := n.cfg.Store.Put(t.Context(), key, []byte(text), store.AnyRevision); err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	remove := func(key store.Key) {
+		if err := n.cfg.Store.Delete(t.Context(), key, store.AnyRevision); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 4 {
+		put(store.BGPPeer, fmt.Sprint("p", i), fmt.Sprintf(`{"peerIP":"192.168.0.%d","asNumber":65001}`, 100+i))
+	}
+	for i := range 4 {
+		put(store.Node, fmt.Sprint("n", i), fmt.Sprintf(`{"bgp":{"ipv4Address":"192.168.0.%d/24"}}`, 50+i))
+	}
+	sessions := func() int { return len(n.agent.Report().Status.Sessions) }
+	nstest.Eventually(t, 10*time.Second, func() bool { return sessions() == 8 }, "a session with each")
+	own := store.Key{Kind: store.Node, Name: string(n.cfg.Node)}
+	for i := range 3 {
+		remove(keys[i])
+		remove(keys[4+i])
+	}
+	remove(own)
+	nstest.Eventually(t, 5*time.Second, func() bool { return n.reports("OC5008") }, "OC5008 is reported")
+	nstest.Eventually(t, 10*time.Second, func() bool {
+		_, err := n.cfg.Store.Get(t.Context(), own)
+		return err == nil
+	}, "the own Node is written again")
+	n.add(n.pod("a", "c1"))
+	kept := sessions()
+	r.Measuredf("6 of 8 gone: OC5008, %d of 8 sessions kept, own Node written again, a pod added", kept)
+	if kept != 8 {
+		t.Errorf("%d sessions, want all 8", kept)
+	}
+	for i := range 3 {
+		put(store.BGPPeer, fmt.Sprint("p", i), fmt.Sprintf(`{"peerIP":"192.168.0.%d","asNumber":65001}`, 100+i))
+		put(store.Node, fmt.Sprint("n", i), fmt.Sprintf(`{"bgp":{"ipv4Address":"192.168.0.%d/24"}}`, 50+i))
+	}
+	nstest.Eventually(t, 5*time.Second, func() bool { return !n.reports("OC5008") }, "OC5008 is over")
+	for i := range 3 {
+		remove(keys[i])
+		nstest.Eventually(t, 5*time.Second, func() bool { return sessions() == 7-i }, "a peer deleted alone is gone")
+	}
+	r.Twinf("peers deleted one by one: %d of 8 sessions left, no OC5008", sessions())
+	if n.reports("OC5008") {
+		t.Error("peers deleted one by one are not believed to be gone")
+	}
 }

@@ -35,6 +35,7 @@ type publisher struct {
 	mu       sync.Mutex
 	said     string    // the essence last published
 	when     time.Time // when
+	full     error     // why the datastore takes no write for want of space, nil while it does
 }
 
 // podsDelay is how long a new number of pods waits for the next: one write of
@@ -77,12 +78,28 @@ func (p *publisher) publish(ctx context.Context) error {
 		if fault.Is(err, fault.Unavailable) {
 			return nil // told once as OC5003; the next pass tries again
 		}
+		if fault.Is(err, fault.Exhausted) {
+			p.mu.Lock()
+			p.full = err
+			p.mu.Unlock()
+		}
 		return err
 	}
 	p.mu.Lock()
-	p.said, p.when = essence, time.Now()
+	p.said, p.when, p.full = essence, time.Now(), nil
 	p.mu.Unlock()
 	return nil
+}
+
+// Problems is what keeps the status from being written and does not show as
+// contact lost: a datastore out of space still answers reads.
+func (p *publisher) Problems() []problem.Problem {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.full == nil {
+		return nil
+	}
+	return []problem.Problem{problem.New(problem.StoreFull, "", p.full)}
 }
 
 // essenceOf is what of a report is published at once when it changes.
@@ -143,6 +160,7 @@ func (a *Agent) Report() *v1.NodeStatus {
 func (a *Agent) problems() []problem.Problem {
 	list := slices.Clone(a.cfg.Problems)
 	list = append(list, a.resources.Problems()...)
+	list = append(list, a.publisher.Problems()...)
 	list = append(list, a.speakerProblems()...)
 	list = append(list, a.uplinkProblems()...)
 	list = append(list, a.filter.Problems()...)

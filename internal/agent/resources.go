@@ -37,6 +37,7 @@ type resources struct {
 	bad      map[store.Key]error       // what it says now and nobody understands
 	believed view                      // what the agent goes by
 	refused  string                    // what is gone and not believed to be, "" for nothing
+	doubted  string                    // the same of kinds most of which are gone
 	missing  int                       // how many deletions are not believed yet
 	settle   *time.Timer               // until deletions are looked at
 	full     map[store.Kind]bool       // kinds whose whole set the datastore delivered
@@ -226,8 +227,8 @@ func (r *resources) Problems() []problem.Problem {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	list := slices.Clone(r.problems)
-	if r.refused != "" {
-		list = append(list, problem.New(problem.MassDeletion, "", r.refused))
+	if gone := r.refused + r.doubted; gone != "" { // never both
+		list = append(list, problem.New(problem.MassDeletion, "", gone))
 	}
 	if r.unsaved != nil {
 		list = append(list, problem.New(problem.StateUnwritten, r.agent.localCopyPath(), "the local copy of the datastore", r.unsaved))

@@ -50,6 +50,7 @@ const (
 	StoreDenied      Code = "OC5007"
 	MassDeletion     Code = "OC5008"
 	EnvDiffers       Code = "OC5009"
+	StoreFull        Code = "OC5010"
 )
 
 // Entry is one row of the table.
@@ -93,8 +94,9 @@ var Table = []Entry{
 	{EnvIgnored, "environment variable ignored", "%s is set to %q but has no effect: %s", "Unset it, or change the resource it stands for."},
 	{StoreRolledBack, "datastore is not as this agent left it", "the heartbeat node %s wrote last is not in the datastore: %s; no address is given until all it holds are written there again", "The datastore was restored from a backup, or objects were deleted. Wait two minutes; then ocicat status shows what could not be written (OC2006), and ocicat ipam check what is left over: docs/ipam-repair.md."},
 	{StoreDenied, "datastore and node do not accept each other", "the datastore cannot be used: %s", "Correct credentials or certificates (ETCD_USERNAME, ETCD_PASSWORD_FILE, ETCD_CA_CERT_FILE, ETCD_CERT_FILE): docs/datastore.md. Files are read anew, no restart is needed. Pods keep their network and DEL works."},
-	{MassDeletion, "deletion of too much at once", "the datastore no longer has %s: not believed, this node goes on with what it knew", "Restore the datastore from a backup, or apply the pools again. If the deletion is meant, stop the agent, delete datastore.json in its state directory (/var/lib/ocicat) and start it."},
+	{MassDeletion, "deletion of too much at once", "the datastore no longer has %s: not believed, this node goes on with what it knew", "Restore the datastore from a backup, or apply what is missing again; Nodes of living agents come back by themselves. If the deletion is meant, stop the agent, delete datastore.json in its state directory (/var/lib/ocicat) and start it."},
 	{EnvDiffers, "environment differs from the pool", "%s asks for %q, but pool %s has %s %q", "Change the pool, or the variable on every node. A start changes a field only where the variable changed since this node's last start and nobody else changed the field; CIDR and block size are never changed."},
+	{StoreFull, "datastore full", "the datastore refuses writes: %s", "etcd has reached its quota (alarm NOSPACE). Make room and clear the alarm: etcdctl compact REVISION, etcdctl defrag, etcdctl alarm disarm; or give it a larger --quota-backend-bytes. Pods keep their network, DEL works and is journalled, new pods are served from the reserve."},
 }
 
 // Problem is one thing that is wrong now. Object names what it is about, and
