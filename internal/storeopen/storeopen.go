@@ -8,6 +8,7 @@ import (
 	"log/slog"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/etcd"
 	"github.com/ocicat-net/ocicat/internal/store/kube"
@@ -18,12 +19,15 @@ type Choice struct {
 	// Kubernetes is the API server that KUBECONFIG names, or that of the pod we
 	// run in; otherwise it is etcd.
 	Kubernetes bool
+	// Client is the client to speak to Kubernetes with, so that a program has
+	// one connection; default a new one. The store closes it.
+	Client *kubeapi.Client
 	// Endpoints are where etcd is, as URLs.
 	Endpoints []string
 	// Getenv reads the variables with credentials: ETCD_…, KUBECONFIG and
 	// KUBERNETES_SERVICE_….
 	Getenv func(string) string
-	// Log gets what no caller of the store sees; default none.
+	// Log gets what no caller of the store sees.
 	Log *slog.Logger
 }
 
@@ -37,10 +41,16 @@ func Open(c Choice) (store.Store, error) {
 		}
 		return etcd.New(etcd.Config{Endpoints: c.Endpoints, Credentials: etcd.CredentialsFrom(c.Getenv), Log: c.Log})
 	}
-	cfg, err := kube.FromEnvironment(c.Getenv)
-	if err != nil {
-		return nil, err
+	client := c.Client
+	if client == nil {
+		cfg, err := kubeapi.FromEnvironment(c.Getenv)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Log = c.Log
+		if client, err = kubeapi.New(cfg); err != nil {
+			return nil, err
+		}
 	}
-	cfg.Log = c.Log
-	return kube.New(cfg)
+	return kube.New(client, c.Log), nil
 }

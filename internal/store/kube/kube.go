@@ -2,47 +2,41 @@
 
 // Package kube is the datastore in a Kubernetes API server: custom resources,
 // and the core Node for nodes. What objects look like there is package shape's
-// business; this one speaks the API, with a small client of its own over one
-// HTTP/2 connection.
-//
-// Requests fail at once while the server does not answer, and a watch ends
-// with its connection: callers have their own way to wait and to list again.
+// business, how one speaks to the server package kubeapi's.
 package kube
 
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
-	"strconv"
-	"strings"
+	"sync/atomic"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/kube/shape"
 )
 
-// page is how many objects one request of a list reads.
-const page = 500
-
 // Store is a datastore in a Kubernetes API. Make one with New; it is safe for
 // concurrent use.
 type Store struct {
-	client  *client
+	client  *kubeapi.Client
 	profile shape.Profile
+	log     *slog.Logger
+
+	// unselectable is set when the server does not know the field we select
+	// affinities by; everything is read then.
+	unselectable atomic.Bool
 }
 
 var _ store.Store = (*Store)(nil)
 
-// New returns a store on the API server of cfg. It does not connect: it fails,
-// as Invalid, only where cfg cannot be used.
-func New(cfg Config) (*Store, error) {
-	c, err := newClient(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return &Store{client: c, profile: shape.V3()}, nil
+// New returns a store that speaks through client, and closes it when it is closed. log
+// gets what no caller sees.
+func New(client *kubeapi.Client, log *slog.Logger) *Store {
+	return &Store{client: client, profile: shape.V3(), log: log}
 }
 
 // Get reads one object.
@@ -54,7 +48,7 @@ func (s *Store) Get(ctx context.Context, key store.Key) (store.Entry, error) {
 	if err != nil {
 		return store.Entry{}, err
 	}
-	data, err := s.client.call(ctx, request{what: "get " + key.String(), method: http.MethodGet, path: path})
+	data, err := s.client.Call(ctx, kubeapi.Request{What: "get " + key.String(), Method: http.MethodGet, Path: path})
 	if err != nil {
 		return store.Entry{}, err
 	}
@@ -72,75 +66,53 @@ func (s *Store) locate(key store.Key) (shape.Resource, string, error) {
 	return r, path, err
 }
 
-// objectList is one page of a list.
-type objectList struct {
-	Metadata struct {
-		ResourceVersion string `json:"resourceVersion"`
-		Continue        string `json:"continue"`
-	} `json:"metadata"`
-	Items []json.RawMessage `json:"items"`
-}
-
-// List reads all objects of a kind whose names start with prefix, in pages of
-// one version. Where that version is forgotten meanwhile it begins anew.
+// List reads all objects of a kind whose names start with prefix.
 func (s *Store) List(ctx context.Context, kind store.Kind, prefix string) ([]store.Entry, store.Revision, error) {
 	if err := store.CheckList(kind, prefix); err != nil {
 		return nil, 0, err
 	}
+	source := s.source(kind, prefix)
+	entries, rev, err := s.client.List(ctx, source, prefix)
+	if s.refused(source, err) {
+		return s.List(ctx, kind, prefix)
+	}
+	return entries, rev, err
+}
+
+// Watch streams every change of a kind and prefix after revision since.
+func (s *Store) Watch(ctx context.Context, kind store.Kind, prefix string, since store.Revision) (<-chan store.Event, error) {
+	if err := store.CheckList(kind, prefix); err != nil {
+		return nil, err
+	}
+	source := s.source(kind, prefix)
+	events, err := s.client.Watch(ctx, source, prefix, since)
+	if s.refused(source, err) {
+		return s.Watch(ctx, kind, prefix, since)
+	}
+	return events, err
+}
+
+// source is where the objects of a kind are; the server leaves out what prefix
+// excludes, as far as it can.
+func (s *Store) source(kind store.Kind, prefix string) kubeapi.Source {
 	r, _ := s.profile.Resource(kind)
-	for attempt := 0; ; attempt++ {
-		entries, rev, err := s.list(ctx, r, prefix)
-		if isExpired(err) && attempt < 2 {
-			continue
-		}
-		return entries, rev, err
+	source := kubeapi.Source{Kind: kind, Path: r.Path(), Decode: r.Decode}
+	if !s.unselectable.Load() {
+		source.Query = r.Select(prefix)
 	}
+	return source
 }
 
-func (s *Store) list(ctx context.Context, r shape.Resource, prefix string) ([]store.Entry, store.Revision, error) {
-	var entries []store.Entry
-	query := s.narrow(r, prefix)
-	query.Set("limit", strconv.Itoa(page))
-	for {
-		data, err := s.client.call(ctx, request{what: "list " + string(r.Stored), method: http.MethodGet, path: r.Path(), query: query})
-		if err != nil {
-			if s.client.refusedSelector(r, query, err) {
-				return s.list(ctx, r, prefix)
-			}
-			return nil, 0, err
-		}
-		var l objectList
-		if err := json.Unmarshal(data, &l); err != nil {
-			return nil, 0, fault.New(fault.Internal, "list %s: %w", r.Stored, err)
-		}
-		for _, item := range l.Items {
-			e, err := r.Decode(item)
-			if err != nil {
-				s.client.log.Debug("stored object skipped", "err", err)
-			} else if strings.HasPrefix(e.Key.Name, prefix) {
-				entries = append(entries, e)
-			}
-		}
-		if l.Metadata.Continue == "" {
-			slices.SortFunc(entries, func(a, b store.Entry) int { return strings.Compare(a.Key.Name, b.Key.Name) })
-			rev, err := shape.ParseRevision(l.Metadata.ResourceVersion)
-			if err != nil {
-				return nil, 0, fault.New(fault.Internal, "list %s: %w", r.Stored, err)
-			}
-			return entries, rev, nil
-		}
-		query.Set("continue", l.Metadata.Continue)
+// refused says that err is the server's answer to a field it cannot select by,
+// as servers before 1.31 and other definitions of the resource cannot: from
+// then on everything is read.
+func (s *Store) refused(source kubeapi.Source, err error) bool {
+	if !source.Query.Has("fieldSelector") || !fault.Is(err, fault.Invalid) {
+		return false
 	}
-}
-
-// narrow is the query that lets the server leave out what prefix excludes, as
-// far as it can.
-func (s *Store) narrow(r shape.Resource, prefix string) url.Values {
-	query := r.Select(prefix)
-	if query == nil || s.client.unselectable.Load() {
-		return url.Values{}
-	}
-	return query
+	s.log.Info("the API server cannot select by field: all objects are read", "kind", string(source.Kind))
+	s.unselectable.Store(true)
+	return true
 }
 
 // Put writes an object if its revision still is prev. A Node's annotations
@@ -183,7 +155,7 @@ func (w writer) create(ctx context.Context) (store.Revision, error) {
 	if err != nil {
 		return 0, err
 	}
-	return w.send(ctx, request{method: http.MethodPost, path: w.resource.Path(), body: body, mime: "application/json"})
+	return w.send(ctx, kubeapi.Request{Method: http.MethodPost, Path: w.resource.Path(), Body: body})
 }
 
 func (w writer) update(ctx context.Context, prev store.Revision) (store.Revision, error) {
@@ -191,7 +163,7 @@ func (w writer) update(ctx context.Context, prev store.Revision) (store.Revision
 	if err != nil {
 		return 0, err
 	}
-	return w.send(ctx, request{method: http.MethodPatch, path: w.path, body: body, mime: "application/json-patch+json"})
+	return w.send(ctx, kubeapi.Request{Method: http.MethodPatch, Path: w.path, Body: body, MIME: kubeapi.JSONPatch})
 }
 
 // overwrite writes whatever is stored. Somebody who creates and deletes at the
@@ -215,7 +187,7 @@ func (w writer) overwrite(ctx context.Context) (store.Revision, error) {
 
 // annotate writes the annotations of a Node.
 func (w writer) annotate(ctx context.Context, prev store.Revision) (store.Revision, error) {
-	current, err := w.s.client.call(ctx, request{what: "get " + w.key.String(), method: http.MethodGet, path: w.path})
+	current, err := w.s.client.Call(ctx, kubeapi.Request{What: "get " + w.key.String(), Method: http.MethodGet, Path: w.path})
 	switch {
 	case fault.Is(err, fault.NotFound) && prev != 0 && prev != store.AnyRevision:
 		return 0, fault.New(fault.Conflict, "put %s: it does not exist", w.key)
@@ -236,18 +208,18 @@ func (w writer) annotate(ctx context.Context, prev store.Revision) (store.Revisi
 	if err != nil || patch == nil {
 		return e.Revision, err
 	}
-	return w.send(ctx, request{method: http.MethodPatch, path: w.path + "/status", body: patch, mime: "application/merge-patch+json"})
+	return w.send(ctx, kubeapi.Request{Method: http.MethodPatch, Path: w.path + "/status", Body: patch, MIME: kubeapi.MergePatch})
 }
 
 // send carries out a write and reads the new revision from its answer.
-func (w writer) send(ctx context.Context, q request) (store.Revision, error) {
-	q.what = "put " + w.key.String()
-	q.query = url.Values{"fieldManager": {"ocicat"}, "fieldValidation": {"Ignore"}}
-	data, err := w.s.client.call(ctx, q)
+func (w writer) send(ctx context.Context, q kubeapi.Request) (store.Revision, error) {
+	q.What = "put " + w.key.String()
+	q.Query = url.Values{"fieldManager": {"ocicat"}, "fieldValidation": {"Ignore"}}
+	data, err := w.s.client.Call(ctx, q)
 	if err != nil {
 		return 0, err
 	}
-	rev, err := revisionOf(data)
+	rev, err := kubeapi.RevisionOf(data)
 	if err != nil {
 		return 0, fault.New(fault.Internal, "put %s: %w", w.key, err)
 	}
@@ -263,7 +235,7 @@ func (s *Store) Delete(ctx context.Context, key store.Key, prev store.Revision) 
 	}
 	what := "delete " + key.String()
 	if prev == 0 || r.ReadOnly() {
-		if _, err := s.client.call(ctx, request{what: what, method: http.MethodGet, path: path}); err != nil {
+		if _, err := s.client.Call(ctx, kubeapi.Request{What: what, Method: http.MethodGet, Path: path}); err != nil {
 			return err
 		}
 	}
@@ -275,18 +247,18 @@ func (s *Store) Delete(ctx context.Context, key store.Key, prev store.Revision) 
 	}
 	options := map[string]any{"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
 	if prev != store.AnyRevision {
-		options["preconditions"] = map[string]string{"resourceVersion": shape.FormatRevision(prev)}
+		options["preconditions"] = map[string]string{"resourceVersion": kubeapi.FormatRevision(prev)}
 	}
 	body, err := json.Marshal(options)
 	if err != nil {
 		return fault.New(fault.Internal, "%s: %w", what, err)
 	}
-	_, err = s.client.call(ctx, request{what: what, method: http.MethodDelete, path: path, body: body, mime: "application/json"})
+	_, err = s.client.Call(ctx, kubeapi.Request{What: what, Method: http.MethodDelete, Path: path, Body: body})
 	return err
 }
 
-// Close ends all watches and releases connections.
+// Close ends the client, and with it all watches.
 func (s *Store) Close() error {
-	s.client.close()
+	s.client.Close()
 	return nil
 }

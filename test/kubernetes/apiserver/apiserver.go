@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ocicat-net/ocicat/internal/store/kube"
+	"github.com/ocicat-net/ocicat/internal/kubeapi"
 )
 
 // patience is how long a program may take to answer after its start.
@@ -178,8 +178,8 @@ func (s *Server) run(name string, args ...string) *exec.Cmd {
 
 // Config is the store's configuration for an admin, without a limit that
 // would hold tests up.
-func (s *Server) Config() kube.Config {
-	return kube.Config{Server: s.URL, CAFile: s.CAFile, Token: adminToken, Rate: 10_000, Burst: 10_000}
+func (s *Server) Config() kubeapi.Config {
+	return kubeapi.Config{Server: s.URL, CAFile: s.CAFile, Token: adminToken, Rate: 10_000, Burst: 10_000}
 }
 
 // InstallCRDs creates every definition in dir and waits until they are served.

@@ -170,7 +170,7 @@ func NodePatch(current, value []byte, prev store.Revision) ([]byte, error) {
 	}
 	metadata := map[string]any{"annotations": changes}
 	if prev != store.AnyRevision {
-		metadata["resourceVersion"] = FormatRevision(prev)
+		metadata["resourceVersion"] = formatRevision(prev)
 	}
 	return marshal(map[string]any{"metadata": metadata}), nil
 }

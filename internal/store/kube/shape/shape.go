@@ -77,7 +77,7 @@ func (r Resource) Decode(data []byte) (store.Entry, error) {
 	if err := json.Unmarshal(o["metadata"], &meta); err != nil {
 		return store.Entry{}, fault.New(fault.Internal, "read %s: metadata: %w", r.Kind, err)
 	}
-	revision, err := ParseRevision(meta.ResourceVersion)
+	revision, err := parseRevision(meta.ResourceVersion)
 	if err != nil {
 		return store.Entry{}, fault.New(fault.Internal, "read %s %s: %w", r.Kind, meta.Name, err)
 	}
@@ -88,9 +88,8 @@ func (r Resource) Decode(data []byte) (store.Entry, error) {
 	return store.Entry{Key: store.Key{Kind: r.Stored, Name: name}, Value: value, Revision: revision}, nil
 }
 
-// ParseRevision reads a resourceVersion. Kubernetes calls it opaque and since
-// 1.35 promises that it is a number that grows.
-func ParseRevision(text string) (store.Revision, error) {
+// parseRevision reads a resourceVersion, which is a number that grows.
+func parseRevision(text string) (store.Revision, error) {
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("resourceVersion %q is not a number", text)
@@ -139,7 +138,7 @@ func (r Resource) Patch(key store.Key, value []byte, prev store.Revision) ([]byt
 	}
 	var patch []Operation
 	if prev != store.AnyRevision {
-		patch = append(patch, Operation{"replace", "/metadata/resourceVersion", quote(FormatRevision(prev))})
+		patch = append(patch, Operation{"replace", "/metadata/resourceVersion", quote(formatRevision(prev))})
 	}
 	var meta object
 	if raw, given := o["metadata"]; given && key.Kind != store.Affinity {
@@ -162,17 +161,25 @@ func (r Resource) Patch(key store.Key, value []byte, prev store.Revision) ([]byt
 	return marshal(patch), nil
 }
 
-// FormatRevision is a revision as Kubernetes writes it.
-func FormatRevision(r store.Revision) string { return strconv.FormatUint(uint64(r), 10) }
+// formatRevision is a revision as Kubernetes writes it.
+func formatRevision(r store.Revision) string { return strconv.FormatUint(uint64(r), 10) }
 
 // Select narrows a list or watch to what can have names with prefix, as far as
-// the API can: one node's affinities. Its answer may hold more.
+// the API can: one node's affinities, one node's heartbeat or status. Its
+// answer may hold more.
 func (r Resource) Select(prefix string) url.Values {
-	node, _, whole := strings.Cut(prefix, "/")
-	if r.Stored != store.Affinity || !whole || r.APIVersion != calicoV3 {
-		return nil
+	switch r.Stored {
+	case store.Affinity:
+		node, _, whole := strings.Cut(prefix, "/")
+		if whole && r.APIVersion == calicoV3 {
+			return url.Values{"fieldSelector": {"spec.node=" + node}}
+		}
+	case store.Heartbeat, store.NodeStatus:
+		if prefix != "" {
+			return url.Values{"fieldSelector": {"metadata.name=" + prefix}}
+		}
 	}
-	return url.Values{"fieldSelector": {"spec.node=" + node}}
+	return nil
 }
 
 // marshal encodes what has no way to fail: fields that were read as JSON.

@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package kube
+// Package kubeapi is a small client of a Kubernetes API server: requests,
+// lists and watches of JSON objects over one HTTP/2 connection, with a bounded
+// rate. It says of every failed write whether it may have happened, notices a
+// silent server within ten seconds, and reads certificates and tokens anew that
+// are replaced on disk. What objects mean it does not know.
+//
+// Requests fail at once while the server does not answer, and a watch ends with
+// its connection: callers have their own way to wait and to list again.
+package kubeapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"io"
@@ -17,8 +26,6 @@ import (
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/buildinfo"
-	"github.com/ocicat-net/ocicat/internal/fault"
-	"github.com/ocicat-net/ocicat/internal/store/kube/shape"
 )
 
 // Times at which a silent server is given up: a connection over which nothing
@@ -33,33 +40,43 @@ const (
 // objects at their limit would be more, and no cluster has such.
 const maxAnswer = 256 << 20
 
-// client speaks to one API server.
-type client struct {
-	server  *url.URL
-	http    *http.Client
-	token   *tokenSource
-	limit   *limiter
-	timeout time.Duration
-	log     *slog.Logger
+// Client speaks to one API server. Make one with New; it is safe for
+// concurrent use.
+type Client struct {
+	server   *url.URL
+	http     *http.Client
+	upgrades *http.Transport // of HTTP/1.1, for connections that change their protocol
+	token    *tokenSource
+	limit    *limiter
+	timeout  time.Duration
+	log      *slog.Logger
 
 	done context.Context // ends with close
 	end  context.CancelFunc
-
-	// unselectable is set when the server does not know the field we select
-	// affinities by; everything is read then.
-	unselectable atomic.Bool
 }
 
-// request is one call of the API.
-type request struct {
-	what         string // the caller's words, as "get IPPool default"
-	method, path string
-	query        url.Values
-	body         []byte
-	mime         string // of the body
+// Request is one call of the API.
+type Request struct {
+	// What is what the caller does, as "get IPPool default"; errors begin so.
+	What string
+	// Method and Path are HTTP's, as "GET" and "/api/v1/nodes".
+	Method, Path string
+	// Query is what stands behind the path.
+	Query url.Values
+	// Body is what is sent, and MIME its type; default is none and JSON.
+	Body []byte
+	MIME string
 }
 
-func newClient(cfg Config) (*client, error) {
+// The types of a body that changes an object.
+const (
+	MergePatch = "application/merge-patch+json"
+	JSONPatch  = "application/json-patch+json"
+)
+
+// New returns a client of cfg's API server. It does not connect: it fails, as
+// Invalid, only where cfg cannot be used.
+func New(cfg Config) (*Client, error) {
 	cfg = cfg.withDefaults()
 	server, err := cfg.validate()
 	if err != nil {
@@ -73,11 +90,15 @@ func newClient(cfg Config) (*client, error) {
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: pingTimeout},
 		TLSClientConfig:     cfg.tlsConfig(server.Hostname()),
 	}
-	c := &client{
+	c := &Client{
 		server: server, http: &http.Client{Transport: transport, CheckRedirect: noRedirect},
 		token: &tokenSource{text: cfg.Token, file: cfg.TokenFile}, limit: newLimiter(cfg.Rate, cfg.Burst),
 		timeout: cfg.Timeout, log: cfg.Log,
 	}
+	c.upgrades = transport.Clone()
+	c.upgrades.ForceAttemptHTTP2, c.upgrades.HTTP2 = false, nil
+	c.upgrades.Protocols = new(http.Protocols)
+	c.upgrades.Protocols.SetHTTP1(true)
 	c.done, c.end = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -85,20 +106,24 @@ func newClient(cfg Config) (*client, error) {
 // noRedirect keeps our token from other servers.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-func (c *client) close() {
+// Close ends all streams and releases connections; later calls are Unavailable.
+func (c *Client) Close() {
 	c.end()
 	c.http.CloseIdleConnections()
 }
 
 // bound is ctx that ends with the client too.
-func (c *client) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+func (c *Client) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(c.done, func() { cancel(errClosed) })
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// call carries out a request and returns the body of its answer.
-func (c *client) call(ctx context.Context, q request) ([]byte, error) {
+// Call carries out a request and returns the body of its answer. Errors carry a
+// fault kind: NotFound, Conflict, Invalid (the server does not accept the
+// object), Unsupported, Unavailable (with store.ErrDenied where we are not
+// allowed to, with store.ErrAmbiguous where a write may have happened).
+func (c *Client) Call(ctx context.Context, q Request) ([]byte, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	ctx, stop := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
@@ -118,8 +143,9 @@ func (c *client) call(ctx context.Context, q request) ([]byte, error) {
 	return data, nil
 }
 
-// stream starts a request whose answer has no end. ctx ends it.
-func (c *client) stream(ctx context.Context, q request) (io.ReadCloser, error) {
+// Stream starts a request whose answer has no end. ctx ends it, and Close of
+// what is returned.
+func (c *Client) Stream(ctx context.Context, q Request) (io.ReadCloser, error) {
 	starting, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.timeout, func() { cancel(errTimeout) })
 	answer, sent, err := c.do(starting, q)
@@ -156,7 +182,7 @@ func (b *streamBody) Close() error {
 // "who are you" where the token was replaced meanwhile: in both cases the
 // server has surely not carried it out. sent says whether the request may have
 // reached the server where err is not nil.
-func (c *client) do(ctx context.Context, q request) (answer *http.Response, sent bool, err error) {
+func (c *Client) do(ctx context.Context, q Request) (answer *http.Response, sent bool, err error) {
 	for {
 		if err := c.limit.wait(ctx); err != nil {
 			return nil, false, err
@@ -186,38 +212,35 @@ func (c *client) do(ctx context.Context, q request) (answer *http.Response, sent
 }
 
 // once sends a request one time.
-func (c *client) once(ctx context.Context, q request, token string) (*http.Response, bool, error) {
+func (c *Client) once(ctx context.Context, q Request, token string) (*http.Response, bool, error) {
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
-	u := *c.server
-	u.Path = strings.TrimSuffix(u.Path, "/") + q.path
-	u.RawQuery = q.query.Encode()
-	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), q.method, u.String(), bytes.NewReader(q.body))
+	r, err := c.request(httptrace.WithClientTrace(ctx, trace), q, token)
 	if err != nil {
 		return nil, false, err
-	}
-	r.Header.Set("Accept", "application/json")
-	r.Header.Set("User-Agent", "ocicat/"+buildinfo.Read().Version)
-	if q.mime != "" {
-		r.Header.Set("Content-Type", q.mime)
-	}
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	answer, err := c.http.Do(r)
 	return answer, sent.Load(), err
 }
 
-// refusedSelector says that err is the server's answer to a field it cannot
-// select by, as servers before 1.31 and other definitions of the resource
-// cannot, and has the client go without from now on.
-func (c *client) refusedSelector(r shape.Resource, query url.Values, err error) bool {
-	if !query.Has("fieldSelector") || !fault.Is(err, fault.Invalid) {
-		return false
+// request is a request with our credentials.
+func (c *Client) request(ctx context.Context, q Request, token string) (*http.Request, error) {
+	u := *c.server
+	u.Path = strings.TrimSuffix(u.Path, "/") + q.Path
+	u.RawQuery = q.Query.Encode()
+	r, err := http.NewRequestWithContext(ctx, q.Method, u.String(), bytes.NewReader(q.Body))
+	if err != nil {
+		return nil, err
 	}
-	c.log.Info("the API server cannot select by field: all objects are read", "resource", r.Plural)
-	c.unselectable.Store(true)
-	return true
+	r.Header.Set("Accept", "application/json")
+	r.Header.Set("User-Agent", "ocicat/"+buildinfo.Read().Version)
+	if len(q.Body) > 0 {
+		r.Header.Set("Content-Type", cmp.Or(q.MIME, "application/json"))
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	return r, nil
 }
 
 // tlsConfig trusts the authorities of cfg, and shows its certificate. Files

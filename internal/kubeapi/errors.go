@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package kube
+package kubeapi
 
 import (
 	"context"
@@ -26,11 +26,11 @@ var (
 func isExpired(err error) bool { return errors.Is(err, errExpired) }
 
 // reads are the methods that change nothing.
-func (q request) reads() bool { return q.method == http.MethodGet }
+func (q Request) reads() bool { return q.Method == http.MethodGet }
 
 // transportFault classifies an error without an answer. A write that may have
 // reached the server is ambiguous.
-func transportFault(ctx context.Context, q request, err error, sent bool) error {
+func transportFault(ctx context.Context, q Request, err error, sent bool) error {
 	raw := err
 	if ended := context.Cause(ctx); ended != nil {
 		err = ended
@@ -46,7 +46,7 @@ func transportFault(ctx context.Context, q request, err error, sent bool) error 
 	if hint != "" {
 		err = fmt.Errorf("%w: %w", store.ErrDenied, err)
 	}
-	err = fault.New(fault.Unavailable, "%s: %w", q.what, err)
+	err = fault.New(fault.Unavailable, "%s: %w", q.What, err)
 	if hint != "" {
 		return fault.Hint(err, "%s", hint)
 	}
@@ -87,7 +87,7 @@ type status struct {
 }
 
 // statusFault classifies an answer that is not a success.
-func statusFault(q request, answer *http.Response, body []byte) error {
+func statusFault(q Request, answer *http.Response, body []byte) error {
 	var s status
 	if json.Unmarshal(body, &s) != nil || s.Message == "" {
 		s.Message = strings.TrimSpace(string(body[:min(len(body), 500)]))
@@ -96,7 +96,7 @@ func statusFault(q request, answer *http.Response, body []byte) error {
 		s.Message = answer.Status
 	}
 	message := errors.New(s.Message)
-	plain := func(kind fault.Kind, err error) error { return fault.New(kind, "%s: %w", q.what, err) }
+	plain := func(kind fault.Kind, err error) error { return fault.New(kind, "%s: %w", q.What, err) }
 	switch answer.StatusCode {
 	case http.StatusBadRequest, http.StatusUnprocessableEntity, http.StatusRequestEntityTooLarge:
 		return plain(fault.Invalid, message)
@@ -122,23 +122,23 @@ func statusFault(q request, answer *http.Response, body []byte) error {
 }
 
 // notFound tells a missing object from a missing kind.
-func notFound(q request, s status, message error) error {
+func notFound(q Request, s status, message error) error {
 	if s.Details.Name != "" {
-		return fault.New(fault.NotFound, "%s: not found", q.what)
+		return fault.New(fault.NotFound, "%s: not found", q.What)
 	}
-	err := fault.New(fault.Unavailable, "%s: the API server has no such resource: %w", q.what, message)
-	return fault.Hint(err, "apply the definitions: kubectl apply -f deploy/ocicat.yaml, or deploy/charts/ocicat/crds")
+	err := fault.New(fault.Unavailable, "%s: the API server has no such resource: %w", q.What, message)
+	return fault.Hint(err, "apply the definitions: kubectl apply -f deploy/ocicat.yaml, or deploy/charts/ocicat/files/crds")
 }
 
 // serverFault classifies a failure inside the server: whether a write happened
 // is unknown, but where an admission webhook failed before it.
-func serverFault(q request, s status, message error) error {
+func serverFault(q Request, s status, message error) error {
 	if strings.Contains(s.Message, "failed calling webhook") {
-		err := fault.New(fault.Unavailable, "%s: %w", q.what, message)
+		err := fault.New(fault.Unavailable, "%s: %w", q.What, message)
 		return fault.Hint(err, "repair the admission webhook the message names, or have it leave out projectcalico.org and ocicat.net")
 	}
 	if !q.reads() {
 		message = fmt.Errorf("%w: %w", store.ErrAmbiguous, message)
 	}
-	return fault.New(fault.Unavailable, "%s: %w", q.what, message)
+	return fault.New(fault.Unavailable, "%s: %w", q.What, message)
 }
