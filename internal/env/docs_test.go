@@ -38,6 +38,17 @@ This page is made from the table in ` + "`internal/env/table.go`" + `.
 `
 
 const docsDifferences = `
+## The ConfigMap of Calico's manifest
+
+The keys of ` + "`calico-config`" + ` reach Calico's containers by variables, and do so here:
+
+| key | variable |
+|---|---|
+| ` + "`calico_backend`" + ` | CALICO_NETWORKING_BACKEND |
+| ` + "`veth_mtu`" + ` | CNI_MTU; also FELIX_IPINIPMTU, _VXLANMTU and _WIREGUARDMTU, which matter to encapsulation alone |
+| ` + "`cni_network_config`" + ` | CNI_NETWORK_CONFIG, without effect: the agent makes the configuration itself |
+| ` + "`typha_service_name`" + ` | FELIX_TYPHAK8SSERVICENAME: there is no Typha |
+
 ## Differences from Calico
 
 | variable | here | Calico | why |

@@ -229,6 +229,27 @@ func TestDefaultPoolAvoidsTheNodesNetworks(t *testing.T) {
 	}
 }
 
+// TestCalicosManifest has the environment of calico/node and of calico/cni as
+// Calico's own manifest sets it for plain BGP, keys of its ConfigMap resolved,
+// and what is said of it.
+func TestCalicosManifest(t *testing.T) {
+	e, problems, err := Parse([]string{
+		"DATASTORE_TYPE=kubernetes", "WAIT_FOR_DATASTORE=true", "NODENAME=k8s-node-1", "CALICO_NETWORKING_BACKEND=bird", "CLUSTER_TYPE=k8s,bgp",
+		"IP=autodetect", "CALICO_IPV4POOL_IPIP=Never", "CALICO_IPV4POOL_VXLAN=Never", "CALICO_IPV6POOL_VXLAN=Never",
+		"FELIX_IPINIPMTU=0", "FELIX_VXLANMTU=0", "FELIX_WIREGUARDMTU=0", "CALICO_IPV4POOL_CIDR=172.16.0.0/16",
+		"CALICO_DISABLE_FILE_LOGGING=true", "FELIX_DEFAULTENDPOINTTOHOSTACTION=ACCEPT", "FELIX_IPV6SUPPORT=false", "FELIX_HEALTHENABLED=true",
+		"FELIX_TYPHAK8SSERVICENAME=none", "CALICO_CNI_SERVICE_ACCOUNT=calico-cni-plugin",
+		"CNI_CONF_NAME=10-calico.conflist", `CNI_NETWORK_CONFIG={"name": "k8s-pod-network"}`, "KUBERNETES_NODE_NAME=k8s-node-1", "CNI_MTU=0", "SLEEP=false",
+		"KUBERNETES_SERVICE_HOST=10.96.0.1", "KUBERNETES_SERVICE_PORT=443",
+	}, "k8s-node-1")
+	if err != nil || !e.Kubernetes || !e.Health.IsValid() || e.CNI.File != "10-calico.conflist" {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if len(problems) != 1 || !strings.Contains(problems[0].Text, "CNI_NETWORK_CONFIG") {
+		t.Errorf("want a report of CNI_NETWORK_CONFIG alone: %v", problems)
+	}
+}
+
 func TestTableIsComplete(t *testing.T) {
 	seen := map[string]bool{}
 	for _, v := range Variables() {

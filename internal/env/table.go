@@ -4,6 +4,7 @@ package env
 
 import (
 	"net/netip"
+	"slices"
 
 	v3 "github.com/ocicat-net/ocicat/api/v3"
 )
@@ -37,7 +38,7 @@ const (
 // Variables returns the table: first what is applied, in the order of a
 // start, then what is not.
 func Variables() []Variable {
-	return append(applied(), ignored()...)
+	return slices.Concat(applied(), ignored(), felix())
 }
 
 func applied() []Variable {
@@ -45,6 +46,9 @@ func applied() []Variable {
 		{Name: "NODENAME", Meaning: "the node's name, in the letter case given", Default: "HOSTNAME", read: readNothing},
 		{Name: "HOSTNAME", Meaning: "the node's name where NODENAME is not set, in lower case", Default: "the machine's hostname", read: readNothing},
 		{Name: "DATASTORE_TYPE", Meaning: "the datastore: etcdv3, or kubernetes for the API server that `KUBECONFIG` names, else that of the pod the agent runs in", Default: "etcdv3", read: readDatastore},
+		{Name: "KUBECONFIG", Meaning: "file that says where the API server is and who the agent is there", Default: "the pod's own API server and account", read: readNothing},
+		{Name: "KUBERNETES_SERVICE_HOST", Meaning: "address of the pod's API server; to be set where the address of the service does not work before there is a network", Default: "as the kubelet sets it", read: readNothing},
+		{Name: "KUBERNETES_SERVICE_PORT", Meaning: "its port", Default: "as the kubelet sets it", read: readNothing},
 		{Name: "ETCD_ENDPOINTS", Meaning: "URLs of etcd joined by commas, https://, http:// or unix://", read: readEndpoints},
 		{Name: "CALICO_NETWORKING_BACKEND", Meaning: "how nodes learn of each other: bird, which is BGP", Default: "bird", read: readBackend},
 		{Name: "IP", Meaning: "the node's IPv4 address, with or without the length of its network; autodetect; or none", Default: "the Node's own, else autodetect", read: readIP},
@@ -83,7 +87,9 @@ func applied() []Variable {
 func ignored() []Variable {
 	return []Variable{
 		{Name: "CALICO_NODENAME_FILE", Meaning: "file the node's name is kept in", Why: "the plugin asks the agent", fine: []string{"*"}},
-		{Name: "CALICO_K8S_NODE_REF", Meaning: "the node's name in Kubernetes", Why: "it comes with the Kubernetes issue"},
+		{Name: "CALICO_K8S_NODE_REF", Meaning: "the node's name in Kubernetes", Why: "with DATASTORE_TYPE=kubernetes NODENAME is that name; with etcd nothing is read from Kubernetes"},
+		{Name: "KUBERNETES_NODE_NAME", Meaning: "the node's name, for the CNI installer", Why: "NODENAME decides", fine: []string{"*"}},
+		{Name: "SLEEP", Meaning: "whether the CNI installer goes on running", Why: "the agent installs, and keeps what it installed", fine: []string{"*"}},
 		{Name: "CLUSTER_TYPE", Meaning: "a note on how the cluster was made", Why: "nothing depends on it", fine: []string{"*"}},
 		{Name: "WAIT_FOR_DATASTORE", Meaning: "wait for the datastore at start", Why: "the agent always waits, and serves what it can meanwhile", fine: []string{"*"}},
 		{Name: "AUTODETECT_POLL_INTERVAL", Meaning: "how often the address is looked for again", Why: "the kernel reports a change of address at once", fine: []string{"*"}},
