@@ -46,7 +46,8 @@ type Config struct {
 
 // Times at which a silent peer is given up. Within 7 s the kernel ends a
 // connection over which nothing comes back (first probe after tcpIdle, then
-// every tcpInterval), within 15 s gRPC one whose peer is connected but frozen;
+// every tcpInterval). A peer that is connected but frozen is found by watches,
+// see pulse; gRPC's own ping, which closes the connection, comes within 15 s:
 // 10 s is the shortest gRPC allows for the first step.
 const (
 	tcpIdle     = 3 * time.Second
@@ -70,6 +71,7 @@ type Store struct {
 	watch   pb.WatchClient
 	timeout time.Duration
 	log     *slog.Logger
+	silent  silences
 }
 
 var _ store.Store = (*Store)(nil)
@@ -193,10 +195,15 @@ func (s *Store) Get(ctx context.Context, key store.Key) (store.Entry, error) {
 }
 
 // List reads the objects of a kind whose names start with prefix. It may take
-// several requests, each with its own timeout, all of one revision.
+// several requests, each with its own timeout, all of one revision. The first
+// list after a watch that ended for silence fails at once: asking again would
+// only tell the same later.
 func (s *Store) List(ctx context.Context, kind store.Kind, prefix string) ([]store.Entry, store.Revision, error) {
 	if err := store.CheckList(kind, prefix); err != nil {
 		return nil, 0, err
+	}
+	if silence := s.silent.take(kind, prefix); silence > 0 {
+		return nil, 0, fault.New(fault.Unavailable, "list %s: no answer for %s", kind, silence.Round(100*time.Millisecond))
 	}
 	var (
 		entries []store.Entry

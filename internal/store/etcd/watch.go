@@ -34,7 +34,7 @@ func (s *Store) Watch(ctx context.Context, kind store.Kind, prefix string, since
 	go func() {
 		defer cancel()
 		defer close(w.out)
-		w.run(streamCtx, stream)
+		w.run(streamCtx, newPulse(stream, cancel))
 	}()
 	return w.out, nil
 }
@@ -84,9 +84,12 @@ type watch struct {
 
 // run forwards events until the stream ends, in whichever way: the caller
 // lists again and sees there what is wrong.
-func (w *watch) run(ctx context.Context, stream pb.Watch_WatchClient) {
+func (w *watch) run(ctx context.Context, p *pulse) {
 	for {
-		resp, err := stream.Recv()
+		resp, silence, err := p.recv()
+		if err != nil && silence >= mute {
+			w.store.silent.note(w.kind, w.prefix, silence)
+		}
 		if err != nil || resp.Canceled || resp.CompactRevision != 0 {
 			return
 		}
