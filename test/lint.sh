@@ -18,13 +18,21 @@ check() {
 }
 
 formatted() {
-	list=$(gofmt -l api bench cmd internal test ./*.go) && [ -z "$list" ] && return
+	list=$(gofmt -l api bench cmd internal test tools ./*.go) && [ -z "$list" ] && return
 	echo "not formatted by gofmt: $list"
 	return 1
 }
 
+# The tools are modules of their own.
+vet_tools() {
+	for module in tools/*/; do
+		[ -z "$(find "$module" -name '*.go')" ] || go -C "$module" vet ./... || return
+	done
+}
+
 check gofmt formatted
 check vet go vet ./...
+check "vet tools" vet_tools
 check staticcheck go tool -modfile=tools/go.mod staticcheck -tags grpcnotrace ./...
 check house go test -count=1 .
 [ -z "$failed" ]

@@ -30,6 +30,7 @@ conntrack conntrack
 ping iputils-ping
 git git
 runc runc
+containerd containerd
 '
 
 PATH=$PATH:/usr/sbin:/sbin

@@ -25,6 +25,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ocicat-net/ocicat/test/labtest"
 )
 
 // maxCompressed is what a node may have to fetch, in bytes.
@@ -47,7 +49,7 @@ func TestMain(m *testing.M) {
 	}
 	code := 1
 	if err == nil {
-		code = m.Run()
+		code = labtest.Main(m)
 	} else {
 		fmt.Fprintln(os.Stderr, "build the image:", err)
 	}
