@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"internal/trace"},
 	{"internal/reconcile"},
 	{"internal/store"},
-	{"internal/store/etcdpath", "internal/store/kube/shape", "internal/kubeapi", "internal/metrics"},
+	{"internal/store/etcdpath", "internal/store/kube/shape", "internal/kubeapi", "internal/portforward", "internal/metrics"},
 	{"internal/store/mem", "internal/store/etcd", "internal/store/kube", "internal/store/embed", "internal/store/storetest"},
 	{"internal/nstest", "internal/storeopen"},
 	{"internal/resource", "internal/uplink"},
