@@ -17,7 +17,7 @@ K8S_CI := ^(TestInstall|TestArticle|TestRollingUpdate|TestGranularChecks)$$
 # Namespaces need root, the build does not.
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help build demo test test-k8s test-k8s-ci chaos chaos-ci bench bench-check lint fuzz race install manifest image clean
+.PHONY: help build demo test test-k8s test-k8s-ci test-chart chaos chaos-ci bench bench-check lint fuzz race install manifest image clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\): .*## /\1	/p' Makefile | expand -t 13
@@ -69,7 +69,10 @@ bench-check:    ## fail if a ratio got worse than the recorded one (root)
 install: build  ## install the programs and their completions below PREFIX
 	sh test/install.sh "$(DESTDIR)$(PREFIX)"
 
-manifest:       ## render the Helm chart into deploy/ocicat.yaml
+test-chart:     ## the Helm chart: its schema, its rights, and that deploy/ocicat.yaml is what it renders
+	go -C tools/chart test -count=1 ./...
+
+manifest:       ## render the Helm chart into deploy/ocicat.yaml, and its rights into docs/security.md
 	go -C tools/chart run .
 
 image:          ## build the container image into dist/image, for amd64 and arm64
