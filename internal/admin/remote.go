@@ -23,8 +23,10 @@ import (
 const Audience = "ocicat"
 
 // Reviewer knows whose a bearer token is. NotFound says that it is nobody's, or
-// for another audience; Unavailable that nobody could be asked.
+// for another audience; Unavailable that nobody could be asked. A service
+// account is "system:serviceaccount:NAMESPACE:NAME".
 type Reviewer interface {
+	// Review asks whose token it is, made for audience.
 	Review(ctx context.Context, token, audience string) (user string, err error)
 }
 

@@ -21,6 +21,7 @@ import (
 // A pod's namespace is entered for trace's questions and for frames that carry
 // a probe's tag; nothing else of a pod can be seen through this door.
 type Tracer interface {
+	// Site opens places; one that does not exist has nothing.
 	Site(ctx context.Context, places []trace.Place) (site probe.Site, done func(), err error)
 }
 

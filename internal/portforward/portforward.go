@@ -63,7 +63,7 @@ func Dial(ctx context.Context, upgrade Upgrade, namespace, pod string, port uint
 
 // forwarded is a connection to a port of a pod.
 type forwarded struct {
-	*spdystream.Stream // data
+	*spdystream.Stream          // data
 	conn               net.Conn // to the API server
 	what               string
 
