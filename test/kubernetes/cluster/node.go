@@ -63,14 +63,42 @@ func (c *Cluster) Root(node, path string) string {
 // Netns opens a pod's network namespace.
 func (c *Cluster) Netns(p Pod) *os.File {
 	c.t.Helper()
+	return c.open(c.Root(p.Node, "/proc/"+c.task(p)+"/ns/net"))
+}
+
+// task is the process of a pod's first container as its node numbers it.
+func (c *Cluster) task(p Pod) string {
+	c.t.Helper()
 	out := c.Node(p.Node, "ctr -n k8s.io task ls")
 	for _, line := range strings.Split(out, "\n") {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == p.Container {
-			return c.open(c.Root(p.Node, "/proc/"+f[1]+"/ns/net"))
+			return f[1]
 		}
 	}
 	c.t.Fatalf("pod %s: no container %s on %s:\n%s", p.Name, p.Container, p.Node, out)
-	return nil
+	return ""
+}
+
+// KillSandbox kills the process that holds a pod's namespaces: the kubelet
+// makes the pod anew, with another address.
+func (c *Cluster) KillSandbox(p Pod) {
+	c.t.Helper()
+	ns, err := os.Readlink(c.Root(p.Node, "/proc/"+c.task(p)+"/ns/net"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	processes, err := filepath.Glob(c.Root(p.Node, "/proc/[0-9]*"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, process := range processes {
+		comm, _ := os.ReadFile(filepath.Join(process, "comm"))
+		if at, _ := os.Readlink(filepath.Join(process, "ns/net")); at == ns && strings.TrimSpace(string(comm)) == "pause" {
+			c.Node(p.Node, "kill -9 "+filepath.Base(process))
+			return
+		}
+	}
+	c.t.Fatalf("pod %s has no sandbox on %s", p.Name, p.Node)
 }
 
 // NodeNetns opens a node's network namespace.

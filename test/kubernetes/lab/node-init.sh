@@ -12,9 +12,9 @@ hostname "$n"
 # snapshots are overlays themselves, and the kubelet's, whose file system the kubelet measures.
 mkdir -p "$N"/{upper,work,root,containerd,kubelet,log}
 mount -t overlay overlay -o "lowerdir=/,upperdir=$N/upper,workdir=$N/work" "$R"
-if [ ! -e "$R/etc/kubernetes/ocicat-lab" ]; then # a new node: nothing of this machine's own container software
-  rm -rf "$R"/etc/{cni,kubernetes,containerd} "$R"/opt/cni "$R"/var/lib/{cni,kubelet,containerd} "$R"/var/log/{pods,containers}
-  mkdir -p "$R"/etc/{cni/net.d,kubernetes,containerd} "$R"/opt/cni/bin "$R"/var/lib/{cni,kubelet,containerd} "$R"/var/log/{pods,containers}
+if [ ! -e "$R/etc/kubernetes/ocicat-lab" ]; then # a new node: nothing of what this machine itself has of container software and networks
+  rm -rf "$R"/etc/{cni,kubernetes,containerd} "$R"/opt/cni "$R"/var/lib/{cni,kubelet,containerd,ocicat} "$R"/var/log/{pods,containers}
+  mkdir -p "$R"/etc/{cni/net.d,kubernetes,containerd} "$R"/opt/cni/bin "$R"/var/lib/{cni,kubelet,containerd,ocicat} "$R"/var/log/{pods,containers}
   tr -d - </proc/sys/kernel/random/uuid >"$R/etc/machine-id"
   touch "$R/etc/kubernetes/ocicat-lab"
 fi
