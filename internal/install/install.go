@@ -19,8 +19,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/problem"
@@ -132,7 +135,9 @@ func (i *Installer) Problems() []problem.Problem {
 }
 
 // Run installs and repairs until ctx ends. What is installed then stays: pods
-// keep their network, and the plugin leaves word for the next agent.
+// keep their network, and the plugin leaves word for the next agent. It ends
+// with Unavailable where a directory was deleted under its mount: only a new
+// container sees the one that took its place.
 func (i *Installer) Run(ctx context.Context) error {
 	hints := make(chan struct{}, 1)
 	hint := func() {
@@ -141,15 +146,26 @@ func (i *Installer) Run(ctx context.Context) error {
 		default:
 		}
 	}
+	var background sync.WaitGroup
+	defer background.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	for _, dir := range []string{i.BinDir, i.NetDir} {
-		go watch(ctx, dir, i.Log, hint)
+		background.Go(func() { watch(ctx, dir, i.Log, hint) })
 	}
-	serving := false
-	ready := i.awaitReady(ctx)
+	serving, ready := false, make(chan struct{})
+	background.Go(func() {
+		if i.Ready(ctx) == nil {
+			close(ready)
+		}
+	})
 	for tempo := (pace{}); ; {
 		repaired, err := i.pass(serving)
 		next := resync
 		if err != nil {
+			if err := errors.Join(mounted(i.BinDir), mounted(i.NetDir)); err != nil {
+				return err
+			}
 			next = retry
 		}
 		if !sleep(ctx, tempo.after(repaired, time.Now())) {
@@ -170,17 +186,6 @@ func (i *Installer) Run(ctx context.Context) error {
 	}
 }
 
-// awaitReady closes what it returns when pods can be served.
-func (i *Installer) awaitReady(ctx context.Context) <-chan struct{} {
-	ready := make(chan struct{})
-	go func() {
-		if i.Ready(ctx) == nil {
-			close(ready)
-		}
-	}()
-	return ready
-}
-
 // whole says whether all was in place once: what is written then is a repair.
 func (i *Installer) whole() bool {
 	select {
@@ -194,8 +199,11 @@ func (i *Installer) whole() bool {
 // pass brings the host to what it should be; serving says whether the
 // configuration may be there. It reports whether it undid what somebody did.
 func (i *Installer) pass(serving bool) (repaired bool, err error) {
-	before := i.whole()
-	wrote, err := i.installBinaries()
+	before, wrote := i.whole(), false
+	err = errors.Join(os.MkdirAll(i.BinDir, 0o755), os.MkdirAll(i.NetDir, 0o755))
+	if err == nil {
+		wrote, err = i.installBinaries()
+	}
 	if err == nil && serving {
 		var more bool
 		more, err = i.installConflist()
@@ -305,6 +313,15 @@ func (p *pace) after(repaired bool, now time.Time) time.Duration {
 	}
 	p.last = now
 	return p.gap
+}
+
+// mounted is an error for a directory that lives on in its mount alone.
+func mounted(dir string) error {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil || st.Nlink > 0 {
+		return nil
+	}
+	return fault.Hint(fault.New(fault.Unavailable, "%s was deleted on the host", dir), "Start ocicatd again: the directory is then mounted anew. Find who deletes it.")
 }
 
 // sleep waits for d and reports whether ctx lives.

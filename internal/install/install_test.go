@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/problem"
@@ -288,6 +289,11 @@ func TestPutBack(t *testing.T) {
 			must(t, os.Remove(f.bin))
 			must(t, os.Symlink("/bin/true", f.bin))
 		},
+		"directory of configurations deleted": func(t *testing.T, f files) { must(t, os.RemoveAll(filepath.Dir(f.conf))) },
+		"directory of plugins replaced": func(t *testing.T, f files) {
+			must(t, os.Rename(filepath.Dir(f.bin), filepath.Dir(f.bin)+".old"))
+			must(t, os.Mkdir(filepath.Dir(f.bin), 0o755))
+		},
 		"loopback deleted": func(t *testing.T, f files) { must(t, os.Remove(f.loopback)) },
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -391,6 +397,31 @@ func TestNotWritable(t *testing.T) {
 	must(t, os.RemoveAll(blocked))
 	if _, err := i.pass(true); err != nil || !i.whole() || len(i.Problems()) != 0 {
 		t.Errorf("after it went: %v, %v", err, i.Problems())
+	}
+}
+
+// TestDeletedUnderMount: a container keeps a directory that the host no longer
+// has, and what is written there nobody finds.
+func TestDeletedUnderMount(t *testing.T) {
+	c := host(t)
+	source := filepath.Join(t.TempDir(), "net.d")
+	must(t, os.Mkdir(source, 0o755))
+	if err := unix.Mount(source, c.NetDir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatalf("bind mount, which needs root: %v", err)
+	}
+	defer func() { must(t, unix.Unmount(c.NetDir, unix.MNT_DETACH)) }()
+	i := installer(t, c)
+	done := make(chan error, 1)
+	go func() { done <- i.Run(t.Context()) }()
+	eventually(t, "installation", i.whole)
+	must(t, os.RemoveAll(source))
+	select {
+	case err := <-done:
+		if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), c.NetDir) {
+			t.Errorf("ended with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("goes on with a directory nobody sees")
 	}
 }
 
