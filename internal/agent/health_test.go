@@ -3,6 +3,7 @@
 package agent_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/netip"
@@ -16,10 +17,12 @@ import (
 	"github.com/ocicat-net/ocicat/api/meta"
 	v3 "github.com/ocicat-net/ocicat/api/v3"
 	"github.com/ocicat-net/ocicat/internal/agent"
+	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/install"
 	"github.com/ocicat-net/ocicat/internal/nstest"
 	"github.com/ocicat-net/ocicat/internal/resource"
+	"github.com/ocicat-net/ocicat/internal/store"
 )
 
 // probe asks a probe of an agent; an answer that is none is code 0.
@@ -155,6 +158,74 @@ func TestStuckLoop(t *testing.T) {
 	}, "the stuck section is named")
 	close(let)
 	nstest.Eventually(t, 20*time.Second, func() bool { code, _ := probe(t, "/liveness"); return code == 200 }, "alive again")
+}
+
+// silent is a datastore that stops answering: calls hang until their callers
+// give up.
+type silent struct {
+	store.Store
+	on *atomic.Bool
+}
+
+func (s silent) wait(ctx context.Context) error {
+	if s.on.Load() {
+		<-ctx.Done()
+		return fault.New(fault.Unavailable, "no answer: %w", ctx.Err())
+	}
+	return nil
+}
+
+func (s silent) Get(ctx context.Context, key store.Key) (store.Entry, error) {
+	if err := s.wait(ctx); err != nil {
+		return store.Entry{}, err
+	}
+	return s.Store.Get(ctx, key)
+}
+
+func (s silent) List(ctx context.Context, kind store.Kind, prefix string) ([]store.Entry, store.Revision, error) {
+	if err := s.wait(ctx); err != nil {
+		return nil, 0, err
+	}
+	return s.Store.List(ctx, kind, prefix)
+}
+
+func (s silent) Put(ctx context.Context, key store.Key, value []byte, prev store.Revision) (store.Revision, error) {
+	if err := s.wait(ctx); err != nil {
+		return 0, err
+	}
+	return s.Store.Put(ctx, key, value, prev)
+}
+
+func (s silent) Delete(ctx context.Context, key store.Key, prev store.Revision) error {
+	if err := s.wait(ctx); err != nil {
+		return err
+	}
+	return s.Store.Delete(ctx, key, prev)
+}
+
+// TestSilentDatastore: while the datastore hangs, pods come and go, and no
+// probe fails: a kubelet that restarted the agents would make it worse.
+func TestSilentDatastore(t *testing.T) {
+	n := newNode(t)
+	n.onHost()
+	on := new(atomic.Bool)
+	n.cfg.Store = silent{n.cfg.Store, on}
+	const patience = 4 * time.Second
+	n.prepare = func(a *agent.Agent) { a.StuckAfter(patience) }
+	n.start()
+	nstest.Eventually(t, 10*time.Second, func() bool { code, _ := probe(t, "/readiness"); return code == 200 }, "ready")
+	n.add(n.pod("first", "first"))
+	on.Store(true)
+	p := n.pod("second", "second")
+	n.add(p)
+	n.del(p)
+	for end := time.Now().Add(2 * patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		for _, path := range []string{"/liveness", "/readiness"} {
+			if code, text := probe(t, path); code != 200 {
+				t.Fatalf("%s: %d %s", path, code, text)
+			}
+		}
+	}
 }
 
 // put writes a resource into the datastore.
