@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,7 +18,7 @@ import (
 
 // opaque lets a store of typed objects keep any bytes: each value travels in a
 // field of a valid object of its kind. Nodes, which the store cannot create,
-// become IPReservations.
+// become Elections.
 type opaque struct {
 	store.Store
 	writes atomic.Int64 // makes every value another one, as the suite takes for granted
@@ -30,7 +29,7 @@ const room = 1024
 
 func stand(kind store.Kind) store.Kind {
 	if kind == store.Node {
-		return store.IPReservation
+		return store.Election
 	}
 	return kind
 }
@@ -128,19 +127,15 @@ func pack(key store.Key, value []byte, write int64) []byte {
 	case store.Handle:
 		v = fields{"block": fields{"10.0.0.0/26": write}, "deleted": false, "payload": payload}
 	case store.IPAMConfig:
-		v = fields{"strict_affinity": true, "maxBlocksPerHost": write, "kubeVirtVMAddressPersistence": payload}
+		v = fields{"strict_affinity": true, "maxBlocksPerHost": len(value)}
 	case store.Heartbeat, store.Election:
 		v = fields{"counter": write, "payload": payload}
 	default:
 		v = fields{
 			"apiVersion": versions[key.Kind], "kind": string(key.Kind),
-			"metadata": fields{"name": key.Name, "annotations": fields{"write": strconv.FormatInt(write, 10)}}, "spec": spec(key.Kind),
+			"metadata": fields{"name": key.Name, "annotations": fields{"write": strconv.FormatInt(write, 10)}}, "spec": spec(key.Kind), "status": fields{},
 		}
-		if len(payload) < 1000 {
-			v["metadata"].(fields)["annotations"].(fields)["payload"] = payload
-		} else {
-			v["spec"].(fields)["reservedCIDRs"] = []string{payload}
-		}
+		v["metadata"].(fields)["annotations"].(fields)["payload"] = payload
 	}
 	data, _ := json.Marshal(v)
 	return data
@@ -148,8 +143,11 @@ func pack(key store.Key, value []byte, write int64) []byte {
 
 // spec is a valid spec of a resource.
 func spec(kind store.Kind) fields {
-	if kind == store.IPPool {
+	switch kind {
+	case store.IPPool:
 		return fields{"cidr": "10.0.0.0/16"}
+	case store.BGPPeer:
+		return fields{"peerIP": "192.0.2.1", "asNumber": 64512}
 	}
 	return fields{}
 }
@@ -157,24 +155,22 @@ func spec(kind store.Kind) fields {
 // unpack is the entry that was packed.
 func unpack(kind store.Kind, e store.Entry) (store.Entry, error) {
 	var v struct {
-		Payload  string
-		Metadata struct{ Annotations map[string]string }
-		Spec     struct{ ReservedCIDRs []string }
-
-		CIDR                         netip.Prefix
-		Attributes                   []struct{ Handle_id string }
-		KubeVirtVMAddressPersistence string
+		Payload          string
+		Metadata         struct{ Annotations map[string]string }
+		Attributes       []struct{ Handle_id string }
+		MaxBlocksPerHost int
 	}
 	if err := json.Unmarshal(e.Value, &v); err != nil {
 		return e, fault.New(fault.Internal, "unpack %s: %w", e.Key, err)
 	}
-	for _, carried := range []string{v.Payload, v.Metadata.Annotations["payload"], v.KubeVirtVMAddressPersistence, strings.Join(v.Spec.ReservedCIDRs, "")} {
-		if carried != "" {
-			v.Payload = carried
-		}
+	if carried := v.Metadata.Annotations["payload"]; carried != "" {
+		v.Payload = carried
 	}
 	for _, a := range v.Attributes {
 		v.Payload = a.Handle_id
+	}
+	if kind == store.IPAMConfig && v.MaxBlocksPerHost == len(kind) {
+		v.Payload = text([]byte(kind)) // its schema has no room for another text
 	}
 	value, err := bytesOf(v.Payload)
 	e.Key.Kind, e.Value = kind, value
