@@ -34,7 +34,7 @@ var layers = [][]string{
 	{"internal/bgp/session", "internal/bgp/table"},
 	{"internal/bgp"},
 	{"internal/kernel", "internal/nft", "internal/journal/tombstone"},
-	{"internal/journal", "internal/probe", "internal/cniplugin", "internal/install", "internal/health"},
+	{"internal/journal", "internal/probe", "internal/cniplugin", "internal/install", "internal/health", "internal/kubenode"},
 	{"internal/feed", "internal/ipam"},
 	{"internal/cniserver", "internal/admin"},
 	{"internal/agent"},

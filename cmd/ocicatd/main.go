@@ -158,7 +158,13 @@ func configure(o options) (agent.Config, error) {
 			return cfg, err
 		}
 	}
-	cfg.Store, err = storeopen.Open(storeopen.Choice{Kubernetes: e.Kubernetes, Endpoints: e.EtcdEndpoints, Getenv: os.Getenv, Log: log})
+	choice := storeopen.Choice{Kubernetes: e.Kubernetes, Endpoints: e.EtcdEndpoints, Getenv: os.Getenv, Log: log}
+	if e.Kubernetes {
+		if choice.Client, err = joinKubernetes(&cfg, e.Admin); err != nil {
+			return cfg, err
+		}
+	}
+	cfg.Store, err = storeopen.Open(choice)
 	return cfg, err
 }
 

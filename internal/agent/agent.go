@@ -56,6 +56,7 @@ const (
 const (
 	undoTimeout = 5 * time.Second
 	startGrace  = 2 * time.Second
+	servingPoll = 100 * time.Millisecond
 	relist      = 5 * time.Minute
 	defaultMTU  = 1500
 )
@@ -96,6 +97,12 @@ type Config struct {
 	// ProcSys is where settings are written, "" for /proc/sys; see
 	// kernel.Handle.WriteSettingsBelow.
 	ProcSys string
+	// Kubernetes is the cluster this node is one of; nil without.
+	Kubernetes Kubernetes
+	// Admin is where people reach the agent by port-forward, and Guests who may;
+	// invalid for nowhere. It needs Kubernetes, which knows whose tokens are.
+	Admin  netip.AddrPort
+	Guests admin.Guests
 	// Install says what is put on the host of the CNI plugin; nil for nothing.
 	Install *install.Config
 	// Problems found before the agent started, as ignored variables.
@@ -206,6 +213,9 @@ func open(cfg Config) (*Agent, error) {
 		reconcile.Section{Name: sectionFilter, Reconcile: a.timed(sectionFilter, a.convergeFilter), Resync: time.Minute},
 		reconcile.Section{Name: sectionStatus, Reconcile: a.timed(sectionStatus, a.publisher.publish), Resync: time.Minute},
 	)
+	if cfg.Kubernetes != nil {
+		cfg.Kubernetes.OnChange(func() { a.loop.Mark(sectionStatus) })
+	}
 	a.resources = newResources(a)
 	a.reserve = ipam.NewReserve(ipam.ReserveConfig{
 		Client:      ipam.NewClient(ipam.ClientConfig{Store: cfg.Store, Pools: a.pools, NodeLabels: a.nodeLabels, Reservations: a.reservations, Borrow: true}),
@@ -262,6 +272,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.health != nil {
 		tasks = append(tasks, a.health, a.beats)
+	}
+	if k := a.cfg.Kubernetes; k != nil {
+		tasks = append(tasks, k, named{"serving", a.tellServing})
+		if a.cfg.Admin.IsValid() {
+			tasks = append(tasks, admin.NewRemote(a.cfg.Admin, admin.Door{Source: a, Drainer: a, Tracer: a}, k, a.cfg.Guests, a.log))
+		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, t := range tasks {

@@ -31,7 +31,11 @@ func (a *Agent) Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddRes
 	}
 	a.bury(ctx)
 	a.awaitPools(ctx)
-	id := cluster.EndpointID(req.ID)
+	id := idOf(req)
+	req, err := a.annotated(ctx, req)
+	if err != nil {
+		return cniwire.AddResult{}, err
+	}
 	defer a.endpoints.lock(id)()
 	if !a.undertaker.await(ctx, id) {
 		return cniwire.AddResult{}, fault.Hint(fault.New(fault.Unavailable, "attach %s: its DEL is not finished", id), "The runtime tries again by itself.")
@@ -46,7 +50,6 @@ func (a *Agent) Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddRes
 	}
 	defer a.hostEnds.lock(att.Endpoint.HostIf)()
 	if !known {
-		var err error
 		if att, err = a.intend(ctx, att.Endpoint, req); err != nil {
 			return cniwire.AddResult{}, err
 		}
@@ -67,6 +70,8 @@ func (a *Agent) Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddRes
 	return result, nil
 }
 
+func idOf(req cniwire.AddRequest) cluster.EndpointID { return cluster.EndpointID(req.ID) }
+
 // intend takes an address and writes down what is about to be made.
 func (a *Agent) intend(ctx context.Context, ep cluster.Endpoint, req cniwire.AddRequest) (journal.Attachment, error) {
 	if err := a.onlyInterface(ctx, ep); err != nil {
@@ -81,7 +86,7 @@ func (a *Agent) intend(ctx context.Context, ep cluster.Endpoint, req cniwire.Add
 		return journal.Attachment{}, fault.New(fault.KindOf(err), "assign address for %s: %w", podName(ep), err)
 	}
 	ep.Addr = addr
-	att := journal.Attachment{Endpoint: ep, State: journal.Intent, Network: req.Network, Handle: handle, NetNSPath: req.NetNSPath, PermGateway: a.feed.Snapshot().Settings.PermGateway}
+	att := journal.Attachment{Endpoint: ep, State: journal.Intent, Network: req.Network, Handle: handle, NetNSPath: req.NetNSPath, PermGateway: a.feed.Snapshot().Settings.PermGateway, PodUID: req.Pod.UID}
 	if err := a.journal.Put(att); err != nil {
 		a.reserve.Release(handle, ep.Addr, func() {})
 		return journal.Attachment{}, err
@@ -174,6 +179,7 @@ func (a *Agent) plumb(ctx context.Context, att journal.Attachment, req cniwire.A
 	if err := a.journal.Put(att); err != nil {
 		return cniwire.AddResult{}, err
 	}
+	a.tellAttached(att)
 	a.log.Info("pod attached", "pod", podName(att.Endpoint), "address", att.Endpoint.Addr, "interface", att.Endpoint.HostIf, "container", short(att.ID().ContainerID))
 	return result, nil
 }
@@ -229,6 +235,7 @@ func (a *Agent) detach(ctx context.Context, att journal.Attachment) error {
 	if err := a.journal.Put(att); err != nil {
 		return err
 	}
+	a.tellDetached(att)
 	a.undertaker.wake()
 	return nil
 }

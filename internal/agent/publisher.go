@@ -56,6 +56,9 @@ func (p *publisher) podsChanged() {
 
 // publish is the status section of the loop.
 func (p *publisher) publish(ctx context.Context) error {
+	if k := p.agent.cfg.Kubernetes; k != nil {
+		k.Tell(p.agent.problems())
+	}
 	report := p.agent.Report()
 	essence := essenceOf(report)
 	p.mu.Lock()
@@ -167,6 +170,7 @@ func (a *Agent) problems() []problem.Problem {
 	list = append(list, a.scrapes.Problems()...)
 	list = append(list, a.installer.Problems()...)
 	list = append(list, a.health.Problems()...)
+	list = append(list, a.kubernetesProblems()...)
 	list = append(list, a.reserve.State().Problems...)
 	if last := a.last.Load(); last != nil {
 		list = append(list, last.problems...)

@@ -61,9 +61,10 @@ func (r Runtime) request(conf conf, stdin []byte) (cniwire.AddRequest, error) {
 	if req.MAC, err = wantedMAC(add, args); err != nil {
 		return req, err
 	}
-	if req.Pools, err = wantedPools(add); err != nil {
+	if req.Pools, req.PoolsNoted, err = wantedPools(add); err != nil {
 		return req, err
 	}
+	req.Annotated = notes != nil
 	return req, cniwire.Request{V: cniwire.Version, Add: &req}.Validate()
 }
 
@@ -82,17 +83,26 @@ func badAnnotation(err error) error { return cniwire.WithCode(cniwire.CodeConfig
 
 // wantedPools are the pools the pod's annotation names, else those of the
 // network.
-func wantedPools(add addConf) ([]string, error) {
-	noted, err := list(annotationPools, add.RuntimeConfig.Annotations[annotationPools])
-	if err != nil || len(noted) == 0 {
-		return add.IPAM.Pools, err
+func wantedPools(add addConf) (pools []string, noted bool, err error) {
+	pools, err = notedPools(add.RuntimeConfig.Annotations)
+	if err != nil || len(pools) > 0 {
+		return pools, true, err
 	}
-	for _, pool := range noted {
+	return add.IPAM.Pools, false, nil
+}
+
+// notedPools are the pools that annotations name.
+func notedPools(notes map[string]string) ([]string, error) {
+	pools, err := list(annotationPools, notes[annotationPools])
+	if err != nil {
+		return nil, err
+	}
+	for _, pool := range pools {
 		if err := cniwire.CheckPool(pool); err != nil {
 			return nil, badAnnotation(fmt.Errorf("annotation %s: %w", annotationPools, err))
 		}
 	}
-	return noted, nil
+	return pools, nil
 }
 
 // wantedIPs finds the addresses asked for by name: at most one, as long as

@@ -55,6 +55,10 @@ type AddRequest struct {
 	IPs []netip.Addr `json:"ips,omitempty"`
 	// Pools are names or CIDRs of the pools to choose from; none means all.
 	Pools []string `json:"pools,omitempty"`
+	// Annotated says that the runtime handed the pod's annotations over, and
+	// PoolsNoted that Pools are the pod's own, not the network's.
+	Annotated  bool `json:"annotated,omitempty"`
+	PoolsNoted bool `json:"poolsNoted,omitempty"`
 	// MAC is asked for the pod's end, as aa:bb:cc:dd:ee:ff; "" means any.
 	MAC string `json:"mac,omitempty"`
 	// MTU is asked for the pair in bytes; 0 means the agent's choice.

@@ -26,6 +26,9 @@ import (
 // metricsPort is where Felix serves its metrics by default.
 const metricsPort = 9091
 
+// adminPort is where kubectl ocicat looks for the agents.
+const adminPort = 9098
+
 // healthPort is where Felix answers probes by default.
 const healthPort = 9099
 
@@ -55,6 +58,9 @@ type Env struct {
 	PoolVariables map[string]string
 	// Metrics is where metrics are served; invalid for nowhere.
 	Metrics netip.AddrPort
+	// Admin is where people reach the agent by port-forward; in use on Kubernetes
+	// only.
+	Admin netip.AddrPort
 	// Health is where probes are answered; invalid for nowhere.
 	Health netip.AddrPort
 	// CNI is what the agent installs of the CNI plugin on its host, where its
@@ -95,6 +101,7 @@ func Parse(environ []string, hostname string) (Env, []problem.Problem, error) {
 	e := Env{
 		InterfacePrefix: "cali", PoolVariables: map[string]string{}, LogLevel: slog.LevelInfo,
 		Metrics: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), metricsPort),
+		Admin:   netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), adminPort),
 		Health:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), healthPort),
 		pool:    v3.IPPoolSpec{NATOutgoing: true, NodeSelector: "all()", IPIPMode: v3.Never, VXLANMode: v3.Never},
 	}

@@ -67,6 +67,7 @@ func applied() []Variable {
 		{Name: "FELIX_PROMETHEUSMETRICSENABLED", Meaning: "whether metrics are served", Default: "true", read: readMetricsEnabled},
 		{Name: "FELIX_PROMETHEUSMETRICSHOST", Meaning: "address they are served at; 0.0.0.0 or :: for all of the node's", Default: "127.0.0.1", read: readHost(func(e *Env) *netip.AddrPort { return &e.Metrics })},
 		{Name: "FELIX_PROMETHEUSMETRICSPORT", Meaning: "port they are served at", Default: "9091", read: readPort(func(e *Env) *netip.AddrPort { return &e.Metrics })},
+		{Name: "OCICAT_ADMINPORT", Meaning: "port at 127.0.0.1 where `kubectl ocicat` reaches the agent by port-forward, on Kubernetes", Default: "9098", read: readPort(func(e *Env) *netip.AddrPort { return &e.Admin })},
 		{Name: "FELIX_HEALTHENABLED", Meaning: "whether probes are answered: `/liveness` and `/readiness` over HTTP", Default: "false", read: readFlag(func(e *Env) *bool { return &e.health })},
 		{Name: "FELIX_HEALTHHOST", Meaning: "address they are answered at", Default: "127.0.0.1", read: readHost(func(e *Env) *netip.AddrPort { return &e.Health })},
 		{Name: "FELIX_HEALTHPORT", Meaning: "port they are answered at", Default: "9099", read: readPort(func(e *Env) *netip.AddrPort { return &e.Health })},

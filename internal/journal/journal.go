@@ -45,6 +45,8 @@ type Attachment struct {
 	// PermGateway says that the pod was given a permanent neighbour for its
 	// gateway; false where that is not known.
 	PermGateway bool `json:"permGateway,omitempty"`
+	// PodUID is the pod's in Kubernetes; "" where the runtime did not say.
+	PodUID string `json:"podUID,omitempty"`
 }
 
 // ID is the attachment's key.

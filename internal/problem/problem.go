@@ -29,6 +29,7 @@ const (
 	EncapUnsupported Code = "OC4002"
 	PoolsOverlap     Code = "OC2004"
 	NoPool           Code = "OC2005"
+	PolicyIgnored    Code = "OC3001"
 	ConflistShadowed Code = "OC3002"
 	EndpointBroken   Code = "OC3003"
 	NotInstalled     Code = "OC3004"
@@ -75,6 +76,7 @@ var Table = []Entry{
 	{NoPool, "no pool", "no enabled IP pool selects this node: pods cannot get an address", "Create an IPPool: ocicat apply -f pool.yaml"},
 	{AddressTaken, "address held by another", "address %s of %s is held by %s in the datastore", "Two pods use one address: delete the pod named first, its replacement gets another. A datastore restored from a backup, or two machines of one node name, can cause this."},
 	{ConflistShadowed, "another CNI configuration comes first", "%s sorts before %s, so new pods of this node do not use ocicat", "Move that file away; pods that were made with it keep its network until they are deleted. Or choose a name that sorts before it with CNI_CONF_NAME."},
+	{PolicyIgnored, "network policies not enforced", "%d NetworkPolicies exist, and this version enforces none: every pod reaches every pod", "Do not rely on them: keep what must be kept apart on other networks, or delete them so that nobody does. They come with a later version."},
 	{EndpointBroken, "endpoint broken", "endpoint %s: %s", "Delete the pod; its replacement is plumbed anew."},
 	{NotInstalled, "CNI plugin not installed", "the plugin or its configuration cannot be put on this node: %s", "Free space, or make the directories writable that -cni-bin-dir and -cni-net-dir name; on Kubernetes they are mounted from the host. Pods keep their network; the agent tries on."},
 	{EncapUnsupported, "encapsulation not available", "pool %s asks for %s, which this version does not do: routes of other nodes are installed without encapsulation where the next hop is on the link", "Set the pool's ipipMode and vxlanMode to Never."},

@@ -39,10 +39,11 @@ const newerRan = "A newer Ocicat ran on this node: start that one again, or "
 
 // The formats.
 var (
-	Instance  = Format{Name: "instance", Version: 2, IfNewer: newerRan + "delete the file; the node then takes its name over again after 3 minutes.", Legacy: isInstance}
-	LocalCopy = Format{Name: "datastore", Version: 2, IfNewer: newerRan + "delete the file while the datastore answers.", Legacy: isJSON}
-	Lease     = Format{Name: "lease", Version: 2, IfNewer: newerRan + "delete the file while the datastore answers.", Legacy: isJSON}
-	Restart   = Format{Name: "restart", Version: 2, IfNewer: newerRan + "delete the file; peers then drop this node's routes until its sessions are up again.", Legacy: isJSON}
+	Instance   = Format{Name: "instance", Version: 2, IfNewer: newerRan + "delete the file; the node then takes its name over again after 3 minutes.", Legacy: isInstance}
+	LocalCopy  = Format{Name: "datastore", Version: 2, IfNewer: newerRan + "delete the file while the datastore answers.", Legacy: isJSON}
+	Lease      = Format{Name: "lease", Version: 2, IfNewer: newerRan + "delete the file while the datastore answers.", Legacy: isJSON}
+	Namespaces = Format{Name: "namespaces", Version: 1, IfNewer: newerRan + "delete the file while the API server answers."}
+	Restart    = Format{Name: "restart", Version: 2, IfNewer: newerRan + "delete the file; peers then drop this node's routes until its sessions are up again.", Legacy: isJSON}
 )
 
 // ErrDamaged is in the chain of errors about files that are not what was
