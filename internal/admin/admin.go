@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	v1 "github.com/ocicat-net/ocicat/api/v1"
@@ -116,6 +117,9 @@ func listen(path string) (net.Listener, error) {
 		return nil, fault.New(fault.Internal, "remove stale socket %s: %w", fresh, err)
 	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if errors.Is(err, syscall.ENOSPC) && os.Remove(path) == nil { // what the last agent left makes room
+		listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	}
 	if err != nil {
 		return nil, fault.New(fault.Internal, "listen on %s: %w", path, err)
 	}

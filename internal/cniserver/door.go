@@ -80,6 +80,9 @@ func listen(path string) (*net.UnixListener, error) {
 	}
 	config := net.ListenConfig{Control: private}
 	l, err := config.Listen(context.Background(), "unix", fresh)
+	if errors.Is(err, unix.ENOSPC) && os.Remove(path) == nil { // what the last agent left makes room
+		l, err = config.Listen(context.Background(), "unix", fresh)
+	}
 	if err != nil {
 		return nil, err
 	}
