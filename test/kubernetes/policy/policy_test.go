@@ -270,7 +270,7 @@ func (w world) rights() {
 	for _, path := range []string{agents + "/secrets", "/api/v1/secrets", agents + "/configmaps", "/apis/apps/v1/daemonsets"} {
 		w.refused("list "+path, "cannot list resource", w.n1.Try(http.MethodGet, path, "", nil))
 	}
-	for _, path := range []string{"/api/v1/nodes", "/api/v1/namespaces", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", pools, blocks, claims, handles, beats, reports} {
+	for _, path := range []string{"/api/v1/nodes", "/api/v1/namespaces", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", "/apis/networking.k8s.io/v1/networkpolicies", pools, blocks, claims, handles, beats, reports} {
 		w.allowed("list "+path, w.n1.Try(http.MethodGet, path, "", nil))
 	}
 	w.refused("a pod of its own", "cannot create resource", w.n1.Try(http.MethodPost, agents+"/pods", "", object{}))
