@@ -145,8 +145,9 @@ func TestAPIServerKilled(t *testing.T) {
 	c.AwaitPods(time.Minute, "kube-system", "k8s-app=ocicat-node", len(c.Names))
 	t.Logf("agents Ready %.1f s after the API server's start", time.Since(back).Seconds())
 	tr.none("API server away")
-	c.Apply(strings.ReplaceAll(first, "first", "second"))
-	c.AwaitPods(time.Minute, "default", "!app", 2)
+	// The scheduler looks again only once a minute after a while.
+	c.Apply(strings.Replace(strings.ReplaceAll(first, "first", "second"), "spec: {", "spec: {nodeName: "+b.Node+", ", 1))
+	c.AwaitPods(2*time.Minute, "default", "!app", 2)
 	t.Logf("a new pod Ready %.1f s after the API server's start", time.Since(back).Seconds())
 }
 
