@@ -42,7 +42,7 @@ type Server struct {
 const adminToken = "admin-token"
 
 // Start starts an API server and stops it with the test. Programs are taken
-// from the directory OCICAT_K8S_BIN names, else from ~/.cache/kubelab/bin.
+// from the lab's build, as package cluster takes them: $OCICAT_K8S/bin.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{t: t, dir: t.TempDir(), bin: binaries(t)}
@@ -72,17 +72,18 @@ func (s *Server) As(token string) *Client {
 
 func binaries(t testing.TB) string {
 	t.Helper()
-	dir := os.Getenv("OCICAT_K8S_BIN")
+	dir := os.Getenv("OCICAT_K8S")
 	if dir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
 			t.Fatal(err)
 		}
-		dir = filepath.Join(cache, "kubelab", "bin")
+		dir = filepath.Join(cache, "ocicat", "kubernetes")
 	}
+	dir = filepath.Join(dir, "bin")
 	for _, name := range []string{"etcd", "kube-apiserver"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			t.Fatalf("%v: build the lab's programs, or set OCICAT_K8S_BIN", err)
+			t.Fatalf("%v: run test/kubernetes/lab/cluster build, or set OCICAT_K8S", err)
 		}
 	}
 	return dir
