@@ -46,6 +46,7 @@ func applied() []Variable {
 		{Name: "NODENAME", Meaning: "the node's name, in the letter case given", Default: "HOSTNAME", read: readNothing},
 		{Name: "HOSTNAME", Meaning: "the node's name where NODENAME is not set, in lower case", Default: "the machine's hostname", read: readNothing},
 		{Name: "DATASTORE_TYPE", Meaning: "the datastore: etcdv3, or kubernetes for the API server that `KUBECONFIG` names, else that of the pod the agent runs in", Default: "etcdv3", read: readDatastore},
+		{Name: "CALICO_API_GROUP", Meaning: "where Calico's resources are in Kubernetes: projectcalico.org/v3 or crd.projectcalico.org/v1", Default: "the one that exists; of two the one with pools or blocks", read: readNothing},
 		{Name: "KUBECONFIG", Meaning: "file that says where the API server is and who the agent is there", Default: "the pod's own API server and account", read: readNothing},
 		{Name: "KUBERNETES_SERVICE_HOST", Meaning: "address of the pod's API server; to be set where the address of the service does not work before there is a network", Default: "as the kubelet sets it", read: readNothing},
 		{Name: "KUBERNETES_SERVICE_PORT", Meaning: "its port", Default: "as the kubelet sets it", read: readNothing},

@@ -21,9 +21,14 @@ var (
 	// errExpired is in the chain of an error when the server no longer knows
 	// the version a list or watch goes on from.
 	errExpired = errors.New("the version is forgotten")
+	// errNoResource is in the chain of an error when the server does not know
+	// the kind of object it was asked for.
+	errNoResource = errors.New("the API server has no such resource")
 )
 
-func isExpired(err error) bool { return errors.Is(err, errExpired) }
+// IsNoResource says whether err is the server's answer to a resource it does not
+// have, or a version it does not serve.
+func IsNoResource(err error) bool { return errors.Is(err, errNoResource) }
 
 // reads are the methods that change nothing.
 func (q Request) reads() bool { return q.Method == http.MethodGet }
@@ -126,7 +131,7 @@ func notFound(q Request, s status, message error) error {
 	if s.Details.Name != "" {
 		return fault.New(fault.NotFound, "%s: not found", q.What)
 	}
-	err := fault.New(fault.Unavailable, "%s: the API server has no such resource: %w", q.What, message)
+	err := fault.New(fault.Unavailable, "%s: %w", q.What, fmt.Errorf("%w: %w", errNoResource, message))
 	return fault.Hint(err, "apply the definitions: kubectl apply -f deploy/ocicat.yaml, or deploy/charts/ocicat/files/crds")
 }
 

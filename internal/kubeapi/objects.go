@@ -30,8 +30,9 @@ type Source struct {
 	// "fieldSelector": "spec.nodeName=k8s-node-1".
 	Path  string
 	Query url.Values
-	// Decode turns an object into an entry; what it refuses is left out. The
-	// default is Plain.
+	// Decode turns an object into an entry; what it refuses is left out, and
+	// what it returns with the fault NotFound is to readers as if it were
+	// deleted. The default is Plain.
 	Decode func(object []byte) (store.Entry, error)
 }
 
@@ -244,11 +245,12 @@ func (w *watch) event(f frame) (event store.Event, pass bool, err error) {
 		return store.Event{}, false, nil
 	}
 	e, err := w.source.decode(f.Object)
-	if err != nil {
+	marked := fault.Is(err, fault.NotFound)
+	if err != nil && !marked {
 		w.client.log.Debug("object skipped", "err", err)
 		return store.Event{}, false, nil
 	}
-	event = store.Event{Entry: e, Deleted: f.Type == "DELETED"}
+	event = store.Event{Entry: e, Deleted: marked || f.Type == "DELETED"}
 	if event.Deleted {
 		event.Entry.Value = nil
 	}

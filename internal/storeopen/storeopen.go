@@ -24,10 +24,10 @@ type Choice struct {
 	Client *kubeapi.Client
 	// Endpoints are where etcd is, as URLs.
 	Endpoints []string
-	// Getenv reads the variables with credentials: ETCD_…, KUBECONFIG and
-	// KUBERNETES_SERVICE_….
+	// Getenv reads the variables that say where and who: ETCD_…, KUBECONFIG,
+	// KUBERNETES_SERVICE_… and CALICO_API_GROUP.
 	Getenv func(string) string
-	// Log gets what no caller of the store sees.
+	// Log gets what no caller of the store sees; default none.
 	Log *slog.Logger
 }
 
@@ -52,5 +52,13 @@ func Open(c Choice) (store.Store, error) {
 			return nil, err
 		}
 	}
-	return kube.New(client, c.Log), nil
+	log := c.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s, err := kube.New(client, c.Getenv("CALICO_API_GROUP"), log)
+	if err != nil {
+		return nil, fault.New(fault.KindOf(err), "environment variable CALICO_API_GROUP: %w", err)
+	}
+	return s, nil
 }

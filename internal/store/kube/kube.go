@@ -8,9 +8,11 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -22,9 +24,11 @@ import (
 // Store is a datastore in a Kubernetes API. Make one with New; it is safe for
 // concurrent use.
 type Store struct {
-	client  *kubeapi.Client
-	profile shape.Profile
-	log     *slog.Logger
+	client *kubeapi.Client
+	log    *slog.Logger
+
+	mu     sync.Mutex     // held while the profile is looked for
+	chosen *shape.Profile // nil before that
 
 	// unselectable is set when the server does not know the field we select
 	// affinities by; everything is read then.
@@ -33,10 +37,25 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
-// New returns a store that speaks through client, and closes it when it is closed. log
-// gets what no caller sees.
-func New(client *kubeapi.Client, log *slog.Logger) *Store {
-	return &Store{client: client, profile: shape.V3(), log: log}
+// Automatic has the store find out which resources hold Calico's kinds.
+const Automatic = ""
+
+// New returns a store that speaks through client, and closes it when it is
+// closed. group is where Calico's kinds are: "projectcalico.org/v3",
+// "crd.projectcalico.org/v1", or Automatic; another one is Invalid. log gets
+// what no caller sees.
+func New(client *kubeapi.Client, group string, log *slog.Logger) (*Store, error) {
+	s := &Store{client: client, log: log}
+	if group == Automatic {
+		return s, nil
+	}
+	for _, p := range []shape.Profile{shape.V3(), shape.V1()} {
+		if p.Name == group {
+			s.chosen = &p
+			return s, nil
+		}
+	}
+	return nil, fault.New(fault.Invalid, "group of Calico's resources %q: want %s or %s", group, shape.V3().Name, shape.V1().Name)
 }
 
 // Get reads one object.
@@ -44,7 +63,7 @@ func (s *Store) Get(ctx context.Context, key store.Key) (store.Entry, error) {
 	if err := key.Validate(); err != nil {
 		return store.Entry{}, err
 	}
-	r, path, err := s.locate(key)
+	r, path, err := s.locate(ctx, key)
 	if err != nil {
 		return store.Entry{}, err
 	}
@@ -53,15 +72,32 @@ func (s *Store) Get(ctx context.Context, key store.Key) (store.Entry, error) {
 		return store.Entry{}, err
 	}
 	e, err := r.Decode(data)
-	if err == nil && e.Key != key {
+	switch {
+	case errors.Is(err, shape.ErrDeleted):
+		return store.Entry{}, s.finish(ctx, e, err)
+	case err == nil && e.Key != key:
 		err = fault.New(fault.NotFound, "get %s: Kubernetes holds %s under that name", key, e.Key)
 	}
 	return e, err
 }
 
+// finish deletes an object that is marked as deleted, so that its name is free,
+// and returns marked, or why it could not.
+func (s *Store) finish(ctx context.Context, e store.Entry, marked error) error {
+	err := s.Delete(ctx, e.Key, e.Revision)
+	if err == nil || fault.Is(err, fault.NotFound) || fault.Is(err, fault.Conflict) {
+		return marked
+	}
+	return err
+}
+
 // locate is where an object is held.
-func (s *Store) locate(key store.Key) (shape.Resource, string, error) {
-	r, _ := s.profile.Resource(key.Kind)
+func (s *Store) locate(ctx context.Context, key store.Key) (shape.Resource, string, error) {
+	p, err := s.profile(ctx)
+	if err != nil {
+		return shape.Resource{}, "", err
+	}
+	r, _ := p.Resource(key.Kind)
 	path, err := r.PathOf(key)
 	return r, path, err
 }
@@ -71,7 +107,10 @@ func (s *Store) List(ctx context.Context, kind store.Kind, prefix string) ([]sto
 	if err := store.CheckList(kind, prefix); err != nil {
 		return nil, 0, err
 	}
-	source := s.source(kind, prefix)
+	source, err := s.source(ctx, kind, prefix)
+	if err != nil {
+		return nil, 0, err
+	}
 	entries, rev, err := s.client.List(ctx, source, prefix)
 	if s.refused(source, err) {
 		return s.List(ctx, kind, prefix)
@@ -84,7 +123,10 @@ func (s *Store) Watch(ctx context.Context, kind store.Kind, prefix string, since
 	if err := store.CheckList(kind, prefix); err != nil {
 		return nil, err
 	}
-	source := s.source(kind, prefix)
+	source, err := s.source(ctx, kind, prefix)
+	if err != nil {
+		return nil, err
+	}
 	events, err := s.client.Watch(ctx, source, prefix, since)
 	if s.refused(source, err) {
 		return s.Watch(ctx, kind, prefix, since)
@@ -94,13 +136,17 @@ func (s *Store) Watch(ctx context.Context, kind store.Kind, prefix string, since
 
 // source is where the objects of a kind are; the server leaves out what prefix
 // excludes, as far as it can.
-func (s *Store) source(kind store.Kind, prefix string) kubeapi.Source {
-	r, _ := s.profile.Resource(kind)
+func (s *Store) source(ctx context.Context, kind store.Kind, prefix string) (kubeapi.Source, error) {
+	p, err := s.profile(ctx)
+	if err != nil {
+		return kubeapi.Source{}, err
+	}
+	r, _ := p.Resource(kind)
 	source := kubeapi.Source{Kind: kind, Path: r.Path(), Decode: r.Decode}
 	if !s.unselectable.Load() {
 		source.Query = r.Select(prefix)
 	}
-	return source
+	return source, nil
 }
 
 // refused says that err is the server's answer to a field it cannot select by,
@@ -121,7 +167,7 @@ func (s *Store) Put(ctx context.Context, key store.Key, value []byte, prev store
 	if err := store.CheckPut(key, value); err != nil {
 		return 0, err
 	}
-	r, path, err := s.locate(key)
+	r, path, err := s.locate(ctx, key)
 	if err != nil {
 		return 0, err
 	}
@@ -229,7 +275,7 @@ func (w writer) send(ctx context.Context, q kubeapi.Request) (store.Revision, er
 // Delete removes an object if its revision still is prev. Nodes are not ours
 // to delete: that is Unsupported.
 func (s *Store) Delete(ctx context.Context, key store.Key, prev store.Revision) error {
-	r, path, err := s.locate(key)
+	r, path, err := s.locate(ctx, key)
 	if err != nil {
 		return err
 	}

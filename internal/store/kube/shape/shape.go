@@ -9,6 +9,7 @@ package shape
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -64,7 +65,8 @@ func (r Resource) PathOf(key store.Key) (string, error) {
 // by us: the core Node.
 func (r Resource) ReadOnly() bool { return r.Stored == store.Node }
 
-// Decode reads an object as the API gives it.
+// Decode reads an object as the API gives it. One that is marked as deleted is
+// returned with ErrDeleted.
 func (r Resource) Decode(data []byte) (store.Entry, error) {
 	var o object
 	if err := json.Unmarshal(data, &o); err != nil {
@@ -85,7 +87,27 @@ func (r Resource) Decode(data []byte) (store.Entry, error) {
 	if err != nil {
 		return store.Entry{}, fault.New(fault.Invalid, "read %s %s: %w", r.Kind, meta.Name, err)
 	}
-	return store.Entry{Key: store.Key{Kind: r.Stored, Name: name}, Value: value, Revision: revision}, nil
+	e := store.Entry{Key: store.Key{Kind: r.Stored, Name: name}, Value: value, Revision: revision}
+	if r.marked(value) {
+		return e, fault.New(fault.NotFound, "read %s: %w", e.Key, ErrDeleted)
+	}
+	return e, nil
+}
+
+// ErrDeleted is in the chain of Decode's error for an IPAM object that somebody
+// has marked as deleted before deleting it, as Calico does. To readers it does
+// not exist; who wants its name completes the deletion.
+var ErrDeleted = errors.New("it is being deleted")
+
+// marked says whether an IPAM object's value is marked as deleted.
+func (r Resource) marked(value []byte) bool {
+	if r.Stored != store.Block && r.Stored != store.Affinity && r.Stored != store.Handle {
+		return false
+	}
+	var v struct {
+		Deleted bool `json:"deleted"`
+	}
+	return json.Unmarshal(value, &v) == nil && v.Deleted
 }
 
 // parseRevision reads a resourceVersion, which is a number that grows.

@@ -4,6 +4,8 @@ package shape
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -52,8 +54,8 @@ var pairs = []struct{ kind, name, value, object string }{
 	},
 	{
 		"BlockAffinity", "n.example.com/fd00::-122",
-		`{"state":"confirmed","deleted":true}`,
-		`{"apiVersion":"projectcalico.org/v3","kind":"BlockAffinity","metadata":{"name":"n.example.com-fd00---122","labels":{"projectcalico.org/affinity-type":"host","projectcalico.org/hostname-hash":"` + hostnameHash("n.example.com") + `","projectcalico.org/ip-version":"6"}},"spec":{"state":"confirmed","deleted":true,"node":"n.example.com","cidr":"fd00::/122","type":"host"}}`,
+		`{"state":"confirmed","deleted":false}`,
+		`{"apiVersion":"projectcalico.org/v3","kind":"BlockAffinity","metadata":{"name":"n.example.com-fd00---122","labels":{"projectcalico.org/affinity-type":"host","projectcalico.org/hostname-hash":"` + hostnameHash("n.example.com") + `","projectcalico.org/ip-version":"6"}},"spec":{"state":"confirmed","deleted":false,"node":"n.example.com","cidr":"fd00::/122","type":"host"}}`,
 	},
 	{
 		"IPAMHandle", "k8s-pod-network.ABC",
@@ -103,7 +105,7 @@ func TestValuesAndObjects(t *testing.T) {
 
 // TestEveryKindHasAResource: no kind of the datastore is without a place.
 func TestEveryKindHasAResource(t *testing.T) {
-	for _, p := range []Profile{V3()} {
+	for _, p := range []Profile{V3(), V1()} {
 		seen := map[string]bool{}
 		for _, kind := range store.Kinds() {
 			r, ok := p.Resource(kind)
@@ -212,5 +214,62 @@ func TestSelect(t *testing.T) {
 		if got := resourceOf(t, test.kind).Select(test.prefix).Encode(); got != test.want {
 			t.Errorf("%s with prefix %q: %q, want %q", test.kind, test.prefix, got, test.want)
 		}
+	}
+}
+
+// TestMarked: an object marked as deleted is read, and said to be none.
+func TestMarked(t *testing.T) {
+	for kind, spec := range map[string]string{
+		"IPAMBlock": `"cidr":"10.0.0.0/26"`, "BlockAffinity": `"cidr":"10.0.0.0/26","node":"n"`, "IPAMHandle": `"handleID":"o"`,
+	} {
+		e, err := resourceOf(t, kind).Decode([]byte(`{"metadata":{"name":"o","resourceVersion":"5"},"spec":{"deleted":true,` + spec + `}}`))
+		if !errors.Is(err, ErrDeleted) || !fault.Is(err, fault.NotFound) || e.Revision != 5 || e.Key.Kind != store.Kind(kind) {
+			t.Errorf("%s: %+v, %v", kind, e, err)
+		}
+	}
+}
+
+// TestV1 reads the older group's shapes and writes them.
+func TestV1(t *testing.T) {
+	for _, p := range []struct{ kind, name, value, object string }{
+		{
+			"IPPool", "p",
+			`{"apiVersion":"projectcalico.org/v3","kind":"IPPool","metadata":{"name":"p","uid":"u","creationTimestamp":"2020-01-02T03:04:05Z","annotations":{"x":"y"}},"spec":{"cidr":"10.0.0.0/16"}}`,
+			`{"apiVersion":"crd.projectcalico.org/v1","kind":"IPPool","metadata":{"name":"p","annotations":{"x":"y","projectcalico.org/metadata":"{\"creationTimestamp\":\"2020-01-02T03:04:05Z\",\"uid\":\"u\"}"}},"spec":{"cidr":"10.0.0.0/16"}}`,
+		},
+		{
+			"BGPPeer", "q",
+			`{"apiVersion":"projectcalico.org/v3","kind":"BGPPeer","metadata":{"name":"q"},"spec":{}}`,
+			`{"apiVersion":"crd.projectcalico.org/v1","kind":"BGPPeer","metadata":{"name":"q","annotations":{"projectcalico.org/metadata":"{\"creationTimestamp\":null}"}},"spec":{}}`,
+		},
+		{
+			"BlockAffinity", "node-a/172.16.109.64-26",
+			`{"state":"confirmed","deleted":false}`,
+			`{"apiVersion":"crd.projectcalico.org/v1","kind":"BlockAffinity","metadata":{"name":"node-a-172-16-109-64-26","labels":{"projectcalico.org/affinity-type":"host","projectcalico.org/hostname-hash":"PY3TQE2E3XMTETLM2MJO3UITKPFB27YUJ4T4E5XGPEJON3SM4QAA","projectcalico.org/ip-version":"4"}},"spec":{"state":"confirmed","deleted":"false","node":"node-a","cidr":"172.16.109.64/26","type":"host"}}`,
+		},
+	} {
+		r, _ := V1().Resource(store.Kind(p.kind))
+		key := store.Key{Kind: store.Kind(p.kind), Name: p.name}
+		created, err := r.Create(key, []byte(p.value))
+		if err != nil {
+			t.Errorf("%s: %v", key, err)
+			continue
+		}
+		same(t, "object of "+key.String(), []byte(p.object), created)
+		served := strings.Replace(string(created), `"name":`, `"resourceVersion":"42","name":`, 1)
+		e, err := r.Decode([]byte(served))
+		if err != nil || e.Key != key {
+			t.Errorf("%s: read as %s, %v", key, e.Key, err)
+			continue
+		}
+		same(t, "value of "+key.String(), []byte(p.value), e.Value)
+	}
+	r, _ := V1().Resource(store.Affinity)
+	const deleted = `{"metadata":{"name":"n","resourceVersion":"1"},"spec":{"cidr":"10.0.0.0/26","node":"n","state":"confirmed","deleted":%s}}`
+	if _, err := r.Decode(fmt.Appendf(nil, deleted, `"true"`)); !errors.Is(err, ErrDeleted) {
+		t.Errorf("deleted is a text: %v", err)
+	}
+	if _, err := r.Decode(fmt.Appendf(nil, deleted, `"perhaps"`)); !fault.Is(err, fault.Invalid) {
+		t.Errorf("deleted is another text: %v", err)
 	}
 }

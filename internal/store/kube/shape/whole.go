@@ -14,15 +14,24 @@ import (
 // left out of values, and of objects.
 type whole struct {
 	status bool // the value's status is ours to write
+	// version is the version of values where objects have another one; then
+	// an annotation holds a part of the metadata.
+	version string
 }
 
-func (whole) value(name string, o object) (string, []byte, error) {
+func (w whole) value(name string, o object) (string, []byte, error) {
 	var meta object
 	if err := json.Unmarshal(o["metadata"], &meta); err != nil {
 		return "", nil, fmt.Errorf("metadata: %w", err)
 	}
 	for _, field := range []string{"managedFields", "resourceVersion", "selfLink"} {
 		delete(meta, field)
+	}
+	if w.version != "" {
+		if err := unfold(meta); err != nil {
+			return "", nil, err
+		}
+		o["apiVersion"] = quote(w.version)
 	}
 	o["metadata"] = marshal(meta)
 	return name, marshal(o), nil
@@ -46,6 +55,13 @@ func (w whole) fields(key store.Key, value []byte) (object, error) {
 		if raw, given := meta[field]; given {
 			kept[field] = raw
 		}
+	}
+	if w.version != "" {
+		annotations, err := fold(meta)
+		if err != nil {
+			return nil, err
+		}
+		kept["annotations"] = annotations
 	}
 	out := object{"metadata": marshal(kept)}
 	if raw, given := o["spec"]; given {
