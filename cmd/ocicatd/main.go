@@ -104,6 +104,9 @@ func parse(args []string) (options, error) {
 }
 
 func run(args []string) error {
+	if len(args) > 0 && args[0] == "controller" {
+		return runController(args[1:])
+	}
 	o, err := parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		return nil

@@ -253,7 +253,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.loop,
 		a.speaker,
 		a.reserve,
-		a.newCollector(),
 		a.undertaker,
 		named{"resources", a.resources.run},
 		named{"registration", a.register},
@@ -263,6 +262,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		named{"run directory", a.watchRunDir},
 		a.door,
 		admin.New(filepath.Join(a.cfg.RunDir, "admin.sock"), admin.Door{Source: a, Drainer: a, Tracer: a}, a.log),
+	}
+	if a.cfg.Kubernetes == nil { // there the controller does it, with rights of its own
+		tasks = append(tasks, a.newCollector())
 	}
 	if a.scrapes != nil {
 		tasks = append(tasks, a.scrapes)

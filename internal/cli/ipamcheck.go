@@ -9,11 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	v3 "github.com/ocicat-net/ocicat/api/v3"
-	"github.com/ocicat-net/ocicat/internal/cluster"
-	"github.com/ocicat-net/ocicat/internal/convert"
 	"github.com/ocicat-net/ocicat/internal/ipam"
-	"github.com/ocicat-net/ocicat/internal/resource"
 	"github.com/ocicat-net/ocicat/internal/store"
 )
 
@@ -87,47 +83,7 @@ func (g *globals) printReport(r ipamReport) error {
 
 // ipamClient does address management for any node on s.
 func (g *globals) ipamClient(s store.Store) *ipam.Client {
-	return ipam.NewClient(ipam.ClientConfig{
-		Store:      s,
-		Pools:      func(ctx context.Context) ([]cluster.Pool, error) { return g.clusterPools(ctx, s) },
-		NodeLabels: func(ctx context.Context, node string) (map[string]string, error) { return labelsOf(ctx, s, node) },
-	})
-}
-
-// clusterPools are all pools that can be read.
-func (g *globals) clusterPools(ctx context.Context, s store.Store) ([]cluster.Pool, error) {
-	entries, _, err := s.List(ctx, store.IPPool, "")
-	if err != nil {
-		return nil, err
-	}
-	var pools []cluster.Pool
-	for _, e := range entries {
-		object, err := resource.Decode(e)
-		if err != nil {
-			g.warn("%v", err)
-			continue
-		}
-		pool, err := convert.Pool(object.(*v3.IPPool))
-		if err != nil {
-			g.warn("%v", err)
-			continue
-		}
-		pools = append(pools, pool)
-	}
-	return pools, nil
-}
-
-// labelsOf are the labels of a Node.
-func labelsOf(ctx context.Context, s store.Store, node string) (map[string]string, error) {
-	e, err := s.Get(ctx, store.Key{Kind: store.Node, Name: node})
-	if err != nil {
-		return nil, err
-	}
-	object, err := resource.Decode(e)
-	if err != nil {
-		return nil, err
-	}
-	return object.ObjectMeta().Labels, nil
+	return ipam.NewStoredClient(s, func(err error) { g.warn("%v", err) })
 }
 
 // podsWithinReach asks the agents that can be asked from here. One that does
