@@ -105,6 +105,7 @@ evictionHard: {memory.available: 50Mi, nodefs.available: "1%", nodefs.inodesFree
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 nodeStatusUpdateFrequency: 5s
+crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 Y
 cat >/etc/kubernetes/kube-proxy.yaml <<Y
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
