@@ -186,7 +186,7 @@ func TestValuesAct(t *testing.T) {
 		"node: {healthPort: 9199}":                                  "port: 9199, path: /readiness",
 		"cni: {binDir: /usr/lib/cni}":                               "hostPath: {path: /usr/lib/cni,",
 		"cni: {confName: 05-ocicat.conflist}":                       env("CNI_CONF_NAME", "05-ocicat.conflist"),
-		"controller: {enabled: true}":                               "command: [/ocicatd, controller]",
+		"controller: {replicas: 2}":                                 "replicas: 2",
 	} {
 		got, err := with(t, text)
 		if err != nil || !strings.Contains(got, line) {
@@ -201,6 +201,7 @@ func TestValuesAct(t *testing.T) {
 		"admissionPolicy: {enabled: false}": "ValidatingAdmissionPolicy",
 		"crds: {install: false}":            "CustomResourceDefinition",
 		"node: {privileged: true}":          "-proc-sys=",
+		"controller: {enabled: false}":      "ocicat-controller",
 	} {
 		got, err := with(t, text)
 		if err != nil || strings.Contains(got, line) || !strings.Contains(usual, line) {

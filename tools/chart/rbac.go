@@ -120,8 +120,7 @@ func updatePage(chart, page string) error {
 // allRights is the table with everything of the chart switched on.
 func allRights(chart string) (string, error) {
 	manifest, err := render(chart, map[string]any{
-		"controller": map[string]any{"enabled": true},
-		"bgp":        map[string]any{"passwordSecrets": []any{"a-secret"}},
+		"bgp": map[string]any{"passwordSecrets": []any{"a-secret"}},
 	})
 	if err != nil {
 		return "", err

@@ -63,5 +63,11 @@ func (w world) foreignBlock() {
 	w.admin.Must(http.MethodPost, blocks, "", w.block(empty, "n2"))
 	w.refused("delete an empty one", itsOwn, w.n1.Try(http.MethodDelete, blocks+"/10-0-6-0-30", "", nil))
 	w.admin.Must(http.MethodPatch, blocks+"/10-0-6-0-30", merge, object{"spec": object{"affinity": nil}})
+	w.admin.Must(http.MethodPatch, blocks+"/10-0-5-0-30", merge, object{"spec": object{"deleted": true}})
+	w.refused("finish a deletion while others hold addresses", "in which others hold addresses", w.n1.Try(http.MethodDelete, path, "", nil))
+	const marked = "10.0.7.0/30"
+	w.admin.Must(http.MethodPost, blocks, "", w.block(marked, "n2"))
+	w.admin.Must(http.MethodPatch, blocks+"/10-0-7-0-30", merge, object{"spec": object{"deleted": true}})
+	w.allowed("finish another's deletion", w.n1.Try(http.MethodDelete, blocks+"/10-0-7-0-30", "", nil))
 	w.allowed("claim what belongs to nobody", w.put(w.block(empty, "n1")))
 }

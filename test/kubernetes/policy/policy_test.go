@@ -254,6 +254,8 @@ func (w world) affinities() {
 	w.refused("other's state", "own node only", w.patch(claims+"/n2-10-0-2-0-30", merge, object{"spec": object{"state": "pendingDeletion"}}))
 	w.refused("taken from another", "own node only", w.patch(claims+"/n2-10-0-2-0-30", merge, object{"spec": object{"node": "n1"}}))
 	w.refused("other's deletion", "own node only", w.n1.Try(http.MethodDelete, claims+"/n2-10-0-2-0-30", "", nil))
+	w.admin.Must(http.MethodPatch, claims+"/n2-10-0-2-0-30", merge, object{"spec": object{"deleted": true}})
+	w.allowed("finish another's deletion", w.n1.Try(http.MethodDelete, claims+"/n2-10-0-2-0-30", "", nil))
 	w.allowed("own deletion", w.n1.Try(http.MethodDelete, claims+"/n1-10-0-1-0-30", "", nil))
 }
 
