@@ -82,25 +82,31 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := &http.Transport{
+	c := &Client{
+		server: server, http: &http.Client{Transport: cfg.transport(server, true), CheckRedirect: noRedirect},
+		token: &tokenSource{text: cfg.Token, file: cfg.TokenFile, program: cfg.Program}, limit: newLimiter(cfg.Rate, cfg.Burst),
+		timeout: cfg.Timeout, log: cfg.Log,
+	}
+	c.upgrades = cfg.transport(server, false)
+	c.done, c.end = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// transport speaks HTTP/2 with the server, or HTTP/1.1.
+func (c Config) transport(server *url.URL, http2 bool) *http.Transport {
+	t := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: dialTimeout,
-		ForceAttemptHTTP2:   true,
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: pingTimeout},
-		TLSClientConfig:     cfg.tlsConfig(server.Hostname()),
+		TLSClientConfig:     c.tlsConfig(server.Hostname()),
+		Protocols:           new(http.Protocols),
 	}
-	c := &Client{
-		server: server, http: &http.Client{Transport: transport, CheckRedirect: noRedirect},
-		token: &tokenSource{text: cfg.Token, file: cfg.TokenFile}, limit: newLimiter(cfg.Rate, cfg.Burst),
-		timeout: cfg.Timeout, log: cfg.Log,
+	t.Protocols.SetHTTP1(true)
+	if http2 {
+		t.Protocols.SetHTTP2(true)
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: pingTimeout}
 	}
-	c.upgrades = transport.Clone()
-	c.upgrades.ForceAttemptHTTP2, c.upgrades.HTTP2 = false, nil
-	c.upgrades.Protocols = new(http.Protocols)
-	c.upgrades.Protocols.SetHTTP1(true)
-	c.done, c.end = context.WithCancel(context.Background())
-	return c, nil
+	return t
 }
 
 // noRedirect keeps our token from other servers.
@@ -254,7 +260,10 @@ func (c Config) tlsConfig(host string) *tls.Config {
 	if !c.Insecure {
 		cfg.VerifyConnection = c.verify
 	}
-	if c.Certificate.given() {
+	switch {
+	case c.Program != nil:
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.Program.certificate() }
+	case c.Certificate.given():
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.Certificate.load() }
 	}
 	return cfg

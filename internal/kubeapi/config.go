@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"path/filepath"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -32,6 +33,9 @@ type Config struct {
 	Token, TokenFile string
 	// Certificate says it by a certificate.
 	Certificate Certificate
+	// Program is run for a token or a certificate; it is asked before Token and
+	// Certificate are. Clients may share one.
+	Program *Program
 	// Timeout bounds each request; default 8 s.
 	Timeout time.Duration
 	// Rate is how many requests a second we make at most, Burst how many at
@@ -136,10 +140,10 @@ func InCluster(getenv func(string) string, root string) (Config, error) {
 	}, nil
 }
 
-// FromEnvironment is the configuration KUBECONFIG names, else InCluster's.
+// FromEnvironment is the configuration of the files KUBECONFIG names, else InCluster's.
 func FromEnvironment(getenv func(string) string) (Config, error) {
 	if file := getenv("KUBECONFIG"); file != "" {
-		return FromKubeconfig(file)
+		return FromKubeconfig("", filepath.SplitList(file)...)
 	}
 	return InCluster(getenv, "/")
 }

@@ -24,7 +24,14 @@ var (
 	// errNoResource is in the chain of an error when the server does not know
 	// the kind of object it was asked for.
 	errNoResource = errors.New("the API server has no such resource")
+	// errForbidden is in the chain of an error when the server knows who we are,
+	// and does not let us.
+	errForbidden = fmt.Errorf("%w: forbidden", store.ErrDenied)
 )
+
+// IsForbidden says whether err is the server's answer to somebody who lacks a
+// right.
+func IsForbidden(err error) bool { return errors.Is(err, errForbidden) }
 
 // IsNoResource says whether err is the server's answer to a resource it does not
 // have, or a version it does not serve.
@@ -66,6 +73,7 @@ var handshakeHints = []struct{ words, hint string }{
 	{"doesn't contain any IP SANs", "use a name of the API server that its certificate holds"},
 	{"certificate has expired or is not yet valid", "renew the API server's certificate, and compare the clocks of both machines"},
 	{"remote error: tls", "the API server refuses our certificate: renew the one KUBECONFIG names"},
+	{"server gave HTTP response to HTTPS client", "the API server speaks without TLS there: correct its address"},
 	{"first record does not look like a TLS handshake", "the API server speaks without TLS there: correct its address"},
 }
 
@@ -109,7 +117,7 @@ func statusFault(q Request, answer *http.Response, body []byte) error {
 		err := plain(fault.Unavailable, fmt.Errorf("%w: %w", store.ErrDenied, message))
 		return fault.Hint(err, "the API server does not know who we are: renew the service account's token, or the credentials in KUBECONFIG")
 	case http.StatusForbidden:
-		err := plain(fault.Unavailable, fmt.Errorf("%w: %w", store.ErrDenied, message))
+		err := plain(fault.Unavailable, fmt.Errorf("%w: %w", errForbidden, message))
 		return fault.Hint(err, "apply the roles of deploy/ocicat.yaml, or give this account the right the message names")
 	case http.StatusNotFound:
 		return notFound(q, s, message)

@@ -3,9 +3,13 @@
 package kubeapi
 
 import (
+	"cmp"
 	"encoding/base64"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -39,75 +43,151 @@ type kubeconfig struct {
 			KeyFile   string         `yaml:"client-key"`
 			Key       string         `yaml:"client-key-data"`
 			Username  string         `yaml:"username"`
-			Exec      map[string]any `yaml:"exec"`
+			Exec      *execConfig    `yaml:"exec"`
 			Provider  map[string]any `yaml:"auth-provider"`
 		}
 	}
 }
 
-// FromKubeconfig is the configuration of a file's current context. A file that
-// cannot be read is Invalid; credentials from a program or a provider are
-// Unsupported.
-func FromKubeconfig(file string) (Config, error) {
-	data, err := os.ReadFile(file)
+// FromKubeconfig is the configuration of a context of files, which are joined
+// as kubectl joins those of KUBECONFIG: what stands first counts, and of several
+// a file may be missing. No context means the files' current one. Files that
+// cannot be used are Invalid; credentials of a provider or a password are
+// Unsupported. A program that gives credentials is not run yet.
+func FromKubeconfig(context string, files ...string) (Config, error) {
+	where := strings.Join(files, string(filepath.ListSeparator))
+	k, err := readKubeconfigs(files)
 	if err != nil {
-		return Config{}, fault.New(fault.Invalid, "read KUBECONFIG: %w", err)
+		return Config{}, err
 	}
-	var k kubeconfig
-	if err := yaml.Unmarshal(data, &k); err != nil {
-		return Config{}, fault.New(fault.Invalid, "read KUBECONFIG %s: %w", file, err)
+	if context != "" {
+		k.Current = context
 	}
-	cfg, err := k.config(filepath.Dir(file))
+	cfg, err := k.config()
 	if err != nil {
-		return Config{}, fault.New(fault.KindOf(err), "read KUBECONFIG %s: %w", file, err)
+		err = fault.Hint(fault.New(fault.KindOf(err), "read KUBECONFIG %s: %w", where, err), "%s", fault.HintOf(err))
+		return Config{}, err
 	}
 	return cfg, nil
 }
 
-// config is the configuration of the current context; dir is where relative
-// files are.
-func (k kubeconfig) config(dir string) (Config, error) {
-	for _, c := range k.Contexts {
-		if c.Name != k.Current {
+// readKubeconfigs reads and joins files.
+func readKubeconfigs(files []string) (kubeconfig, error) {
+	var all kubeconfig
+	var missing error
+	read := 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) && len(files) > 1 {
+			missing = err
+			continue
+		}
+		if err != nil {
+			return kubeconfig{}, fault.New(fault.Invalid, "read KUBECONFIG: %w", err)
+		}
+		k, err := parseKubeconfig(data, filepath.Dir(file))
+		if err != nil {
+			return kubeconfig{}, fault.New(fault.Invalid, "read KUBECONFIG %s: %w", file, err)
+		}
+		all.join(k)
+		read++
+	}
+	if read == 0 && missing != nil {
+		return kubeconfig{}, fault.New(fault.Invalid, "read KUBECONFIG: %w", missing)
+	}
+	return all, nil
+}
+
+// parseKubeconfig reads a file's text; the files it names are relative to dir.
+func parseKubeconfig(data []byte, dir string) (kubeconfig, error) {
+	var k kubeconfig
+	if err := yaml.Unmarshal(data, &k); err != nil {
+		return kubeconfig{}, err
+	}
+	for i := range k.Clusters {
+		c := &k.Clusters[i].Cluster
+		c.CAFile = absolute(dir, c.CAFile)
+	}
+	for i := range k.Users {
+		u := &k.Users[i].User
+		u.TokenFile, u.CertFile, u.KeyFile = absolute(dir, u.TokenFile), absolute(dir, u.CertFile), absolute(dir, u.KeyFile)
+		if u.Exec != nil && strings.ContainsRune(u.Exec.Command, filepath.Separator) {
+			u.Exec.Command = absolute(dir, u.Exec.Command)
+		}
+	}
+	return k, nil
+}
+
+// join adds what k says behind what is known: of two with the same name the
+// first is found.
+func (all *kubeconfig) join(k kubeconfig) {
+	all.Current = cmp.Or(all.Current, k.Current)
+	all.Contexts = append(all.Contexts, k.Contexts...)
+	all.Clusters = append(all.Clusters, k.Clusters...)
+	all.Users = append(all.Users, k.Users...)
+}
+
+// config is the configuration of the current context.
+func (all kubeconfig) config() (Config, error) {
+	var names []string
+	for _, c := range all.Contexts {
+		names = append(names, c.Name)
+		if c.Name != all.Current {
 			continue
 		}
 		var cfg Config
-		if err := k.server(c.Context.Cluster, dir, &cfg); err != nil {
+		if err := all.server(c.Context.Cluster, &cfg); err != nil {
 			return Config{}, err
 		}
-		err := k.user(c.Context.User, dir, &cfg)
+		err := all.user(c.Context.User, &cfg)
 		return cfg, err
 	}
-	return Config{}, fault.Hint(fault.New(fault.Invalid, "current-context %q: no such context", k.Current), "Choose one with kubectl config use-context.")
+	if all.Current == "" {
+		return Config{}, fault.Hint(fault.New(fault.Invalid, "current-context: not set"), "Choose one with kubectl config use-context; there are: %s.", strings.Join(names, ", "))
+	}
+	return Config{}, fault.Hint(fault.New(fault.Invalid, "context %q: no such context", all.Current), "There are: %s.", strings.Join(names, ", "))
 }
 
-func (k kubeconfig) server(name, dir string, cfg *Config) error {
-	for _, c := range k.Clusters {
+func (all kubeconfig) server(name string, cfg *Config) error {
+	for _, c := range all.Clusters {
 		if c.Name != name {
 			continue
 		}
 		cfg.Server, cfg.ServerName, cfg.Insecure = c.Cluster.Server, c.Cluster.ServerName, c.Cluster.Insecure
-		cfg.CAFile = absolute(dir, c.Cluster.CAFile)
+		cfg.CAFile = c.Cluster.CAFile
 		return decode("certificate-authority-data", c.Cluster.CA, &cfg.CA)
 	}
 	return fault.New(fault.Invalid, "cluster %q: no such cluster", name)
 }
 
-func (k kubeconfig) user(name, dir string, cfg *Config) error {
-	for _, u := range k.Users {
+func (all kubeconfig) user(name string, cfg *Config) error {
+	if name == "" {
+		return nil // a server that asks nobody who they are
+	}
+	for _, u := range all.Users {
 		if u.Name != name {
 			continue
 		}
-		if len(u.User.Exec) > 0 || len(u.User.Provider) > 0 || u.User.Username != "" {
-			err := fault.New(fault.Unsupported, "user %q: credentials of a program, a provider or a password", name)
-			return fault.Hint(err, "Use a token or a certificate, as kubectl create token gives one.")
+		if len(u.User.Provider) > 0 || u.User.Username != "" {
+			err := fault.New(fault.Unsupported, "user %q: credentials of a provider or a password", name)
+			return fault.Hint(err, "Use a token, a certificate, or a program (exec).")
 		}
-		cfg.Token, cfg.TokenFile = u.User.Token, absolute(dir, u.User.TokenFile)
-		cfg.Certificate.CertFile, cfg.Certificate.KeyFile = absolute(dir, u.User.CertFile), absolute(dir, u.User.KeyFile)
+		cfg.Token, cfg.TokenFile = u.User.Token, u.User.TokenFile
+		cfg.Certificate.CertFile, cfg.Certificate.KeyFile = u.User.CertFile, u.User.KeyFile
 		if err := decode("client-certificate-data", u.User.Cert, &cfg.Certificate.Cert); err != nil {
 			return err
 		}
-		return decode("client-key-data", u.User.Key, &cfg.Certificate.Key)
+		if err := decode("client-key-data", u.User.Key, &cfg.Certificate.Key); err != nil {
+			return err
+		}
+		if u.User.Exec == nil {
+			return nil
+		}
+		var err error
+		if cfg.Program, err = u.User.Exec.program(*cfg); err != nil {
+			return fault.New(fault.KindOf(err), "user %q: %w", name, err)
+		}
+		return nil
 	}
 	return fault.New(fault.Invalid, "user %q: no such user", name)
 }

@@ -97,9 +97,11 @@ func retryAfter(answer *http.Response) time.Duration {
 // again: the kubelet replaces it long before it expires.
 const tokenAge = 30 * time.Second
 
-// tokenSource gives the token that says who we are: one, or that in a file.
+// tokenSource gives the token that says who we are: one, that in a file, or
+// that of a program.
 type tokenSource struct {
-	file string
+	file    string
+	program *Program
 
 	mu   sync.Mutex
 	text string
@@ -108,6 +110,10 @@ type tokenSource struct {
 
 // get is the token to use at now; "" for none.
 func (s *tokenSource) get(now time.Time) (string, error) {
+	if s.program != nil {
+		given, err := s.program.get(now)
+		return given.token, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.file == "" || now.Sub(s.read) < tokenAge {
@@ -131,6 +137,11 @@ func (s *tokenSource) get(now time.Time) (string, error) {
 // refused says that the server does not accept token, and whether there is
 // another one to try.
 func (s *tokenSource) refused(token string) bool {
+	if s.program != nil {
+		s.program.forget(token)
+		next, err := s.get(time.Now())
+		return err == nil && next != token
+	}
 	if s.file == "" {
 		return false
 	}
