@@ -27,3 +27,35 @@ func TestArticle(t *testing.T) {
 		})
 	}
 }
+
+// router is the configuration of the gateway between the racks: it reflects
+// what nodes announce, with itself as the next hop.
+const router = `
+router id 192.168.0.2;
+protocol device {}
+protocol kernel { ipv4 { export all; }; }
+protocol bgp rack0 { local 192.168.0.2 as 64512; neighbor range 192.168.0.0/24 as 64512; passive; rr client; ipv4 { import all; export all; next hop self; }; }
+protocol bgp rack1 { local 192.168.1.2 as 64512; neighbor range 192.168.1.0/24 as 64512; passive; rr client; ipv4 { import all; export all; next hop self; }; }
+`
+
+// peers ends the full mesh and has every node peer with its rack's gateway.
+const peers = `
+{apiVersion: projectcalico.org/v3, kind: BGPConfiguration, metadata: {name: default}, spec: {nodeToNodeMeshEnabled: false}}
+---
+{apiVersion: projectcalico.org/v3, kind: BGPPeer, metadata: {name: rack0}, spec: {peerIP: 192.168.0.2, asNumber: 64512, nodeSelector: "rack == '0'"}}
+---
+{apiVersion: projectcalico.org/v3, kind: BGPPeer, metadata: {name: rack1}, spec: {peerIP: 192.168.1.2, asNumber: 64512, nodeSelector: "rack == '1'"}}
+`
+
+// TestRacks is the article's manifest on three nodes in two racks, with a
+// router between them that the nodes peer with.
+func TestRacks(t *testing.T) {
+	c := cluster.Up(t, cluster.Options{Nodes: 3, Racks: 2})
+	c.Router(router)
+	for i, node := range c.Names {
+		c.Kubectl("label", "node", node, fmt.Sprintf("rack=%d", i%2))
+	}
+	c.Install()
+	c.Apply(peers)
+	c.Article(t)
+}

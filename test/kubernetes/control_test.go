@@ -25,7 +25,6 @@ var variants = []struct {
 }{
 	{"nftables-containerd2", cluster.Options{}},
 	{"iptables-containerd1", cluster.Options{Proxy: "iptables", Containerd: "debian"}},
-	{"racks", cluster.Options{Nodes: 3, Racks: 2}},
 }
 
 // TestControl is the lab with the reference plugins.
@@ -39,6 +38,13 @@ func TestControl(t *testing.T) {
 			c.Article(t)
 		})
 	}
+}
+
+// TestControlRacks is the lab with a router between its nodes.
+func TestControlRacks(t *testing.T) {
+	c := cluster.Up(t, cluster.Options{CNI: "ptp", Nodes: 3, Racks: 2})
+	c.NodesReady(time.Minute)
+	c.Article(t)
 }
 
 // TestControlResources is what the lab's API server does with definitions of

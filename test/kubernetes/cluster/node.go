@@ -28,6 +28,22 @@ func (c *Cluster) Client(command ...string) (string, error) {
 	return c.run(c.t.Context(), "", append([]string{"client"}, command...)...)
 }
 
+// Router runs BIRD in the gateway's namespace, from its configuration, until
+// the end of the test.
+func (c *Cluster) Router(configuration string) {
+	c.t.Helper()
+	file := filepath.Join(c.dir, "bird.conf")
+	if err := os.WriteFile(file, []byte(configuration), 0o644); err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	cmd := c.command(ctx, "client", "bird", "-f", "-c", file, "-s", filepath.Join(c.dir, "bird.ctl"))
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { stop(); _ = cmd.Wait() })
+}
+
 // Address is a node's address.
 func (c *Cluster) Address(node string) string {
 	c.t.Helper()
