@@ -37,8 +37,8 @@ type IPPoolSpec struct {
 	// VXLANMode is the same for VXLAN. Only one of the two may be enabled; only
 	// Never is supported yet.
 	VXLANMode string `json:"vxlanMode,omitempty"`
-	// NATOutgoing masquerades traffic that leaves all pools. It is kept, and has
-	// no effect yet.
+	// NATOutgoing gives what the pool's pods send to an address in no pool the
+	// node's address as its source. Connections that exist keep theirs.
 	NATOutgoing bool `json:"natOutgoing,omitempty"`
 	// Disabled stops new addresses being given from the pool; those in use,
 	// and their routes, stay.
@@ -160,9 +160,6 @@ func (s IPPoolSpec) limits(cidr netip.Prefix) []meta.Finding {
 	}
 	if s.NamespaceSelector != "" {
 		found = append(found, unsupported("spec.namespaceSelector", s.NamespaceSelector, "no namespace selector", "It comes with the Kubernetes issue."))
-	}
-	if s.NATOutgoing {
-		found = append(found, notice("spec.natOutgoing", "true", "pods leave with their own address", "Route the pool's addresses back from your network, or set natOutgoing: false."))
 	}
 	return found
 }

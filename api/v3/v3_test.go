@@ -49,7 +49,7 @@ func TestFindings(t *testing.T) {
 		{"mapped", with(func(s *IPPoolSpec) { s.CIDR = "::ffff:10.0.0.0/112" }), "0 spec.cidr: \"::ffff:10.0.0.0/112\": want an IPv4 CIDR in its own notation, not mapped into IPv6\n"},
 		{"mode in the wrong case", with(func(s *IPPoolSpec) { s.IPIPMode = "crosssubnet" }), "0 spec.ipipMode: \"crosssubnet\": want Never, Always or CrossSubnet\n"},
 		{"IPIP", with(func(s *IPPoolSpec) { s.IPIPMode = "Always" }), "1 spec.ipipMode: \"Always\": not supported yet: want Never\n"},
-		{"NAT", with(func(s *IPPoolSpec) { s.NATOutgoing = true }), "2 spec.natOutgoing: \"true\": no effect yet: pods leave with their own address\n"},
+		{"NAT", with(func(s *IPPoolSpec) { s.NATOutgoing = true }), ""},
 		{"uses", with(func(s *IPPoolSpec) { s.AllowedUses = []string{"Workload", "Pod", ""} }), "0 spec.allowedUses[1]: \"Pod\": want Workload, Tunnel or LoadBalancer\n0 spec.allowedUses[2]: want Workload, Tunnel or LoadBalancer\n"},
 		{"multicast", with(func(s *IPPoolSpec) { s.CIDR = "224.0.0.0/8" }), "0 spec.cidr: \"224.0.0.0/8\": want no overlap with the multicast range 224.0.0.0/4\n"},
 

@@ -50,9 +50,15 @@ func (f *filter) Problems() []problem.Problem {
 	return nil
 }
 
-// convergeFilter makes the kernel hold our nftables table.
+// convergeFilter makes the kernel hold our nftables table. Before the pools are
+// known nothing is written: a table without them would end the masquerading
+// that the agent before this one left in place.
 func (a *Agent) convergeFilter(context.Context) error {
-	wrote, err := a.filter.nft.Apply(core.Filter(a.feed.Snapshot()))
+	snap := a.feed.Snapshot()
+	if !snap.StoreSynced {
+		return nil
+	}
+	wrote, err := a.filter.nft.Apply(core.Filter(snap))
 	var problems []problem.Problem
 	switch {
 	case err == nil:

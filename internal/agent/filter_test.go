@@ -3,6 +3,7 @@
 package agent_test
 
 import (
+	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
@@ -49,6 +50,35 @@ func TestPacketFilter(t *testing.T) {
 		}
 		nstest.Eventually(t, 5*time.Second, func() bool { return sansHandles(nftList()) == sansHandles(first) }, harm+" repaired")
 	}
+}
+
+// masqueradeSet is the set of pools that are masqueraded, as nft lists it.
+func masqueradeSet() string {
+	out, _ := exec.Command("nft", "list", "set", "inet", core.FilterTable, core.MasqueradeSet).Output() // it fails where there is none
+	return string(out)
+}
+
+// The default pool of the environment is masqueraded; a restart leaves that
+// alone, and a pool that is changed takes effect.
+func TestNATOutgoingFollowsThePool(t *testing.T) {
+	n := newNode(t)
+	n.withEnvironment()
+	n.start()
+	nstest.Eventually(t, 5*time.Second, func() bool { return strings.Contains(masqueradeSet(), "172.16.0.0/16") }, "masquerading, ", nftList)
+	first := nftList()
+	n.stop()
+	n.start()
+	n.add(n.pod("web-0", "c1"))
+	if again := nftList(); again != first {
+		t.Errorf("a restart wrote the table again:\n%s\nit was:\n%s", again, first)
+	}
+	n.stop()
+	n.withEnvironment("CALICO_IPV4POOL_NAT_OUTGOING=false")
+	n.start()
+	nstest.Eventually(t, 5*time.Second, func() bool {
+		set := masqueradeSet()
+		return set != "" && !strings.Contains(set, "172.16.0.0/16")
+	}, "not masquerading, ", nftList)
 }
 
 // sansHandles leaves out the numbers that are others after a rewrite.
@@ -133,7 +163,7 @@ func TestNoPodBeforeTheFilter(t *testing.T) {
 	if n.hasProblem("OC4005") {
 		t.Error("the problem is over and still reported")
 	}
-	want := core.Filter(&cluster.Snapshot{Settings: n.cfg.Settings}).String()
+	want := core.Filter(&cluster.Snapshot{Settings: n.cfg.Settings, Pools: []cluster.Pool{{CIDR: netip.MustParsePrefix("172.16.0.0/16")}}}).String()
 	if got := sansHandles(nftList()); got != sansHandles(want) {
 		t.Errorf("table:\n%s", got)
 	}

@@ -19,17 +19,19 @@ const bgpPort = 179
 var loopback = netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
 
 // Filter is our nftables table: what no pod may send, whatever rp_filter and
-// route_localnet say for all devices together.
+// route_localnet say for all devices together, and what leaves with the node's
+// address.
 func Filter(s *cluster.Snapshot) host.Table {
 	pods := s.Settings.InterfacePrefix
-	return host.Table{Name: FilterTable, Chains: []host.Chain{
+	sets, nat := wantNAT(s.Pools)
+	return host.Table{Name: FilterTable, Sets: sets, Chains: append([]host.Chain{
 		{Name: "prerouting", Hook: host.Prerouting, Priority: host.PriorityRaw, Drops: []host.Drop{
 			{In: pods, Src: loopback, Why: "127/8 stays inside the host"},
 			{In: pods, Dst: loopback, Why: "127/8 stays inside the host"},
 			{In: pods, NoReturn: true, Why: "a pod sends from its own address only"},
 		}},
 		{Name: "input", Hook: host.Input, Priority: host.PriorityFilter, Drops: wantClosed(s)},
-	}}
+	}, nat...)}
 }
 
 // wantClosed closes the node's own services to its pods: BGP, BFD and the

@@ -22,7 +22,7 @@ func poolProblems(s *cluster.Snapshot) []problem.Problem {
 		problems = append(problems, problem.New(problem.NoPool, ""))
 	}
 	for i, pool := range s.Pools {
-		if dev, net := overlappedNetwork(s, pool.CIDR); dev != "" {
+		if dev, net := overlappedNetwork(s, pool.CIDR); dev != "" && !pool.Disabled { // a disabled one may say where nothing is masqueraded
 			problems = append(problems, problem.New(problem.PoolOverlap, pool.Name, pool.Name+" "+pool.CIDR.String(), fmt.Sprintf("network %s on %s", net, dev)))
 		}
 		if other, ok := overlappedPool(s.Pools[:i], pool); ok {
@@ -30,9 +30,6 @@ func poolProblems(s *cluster.Snapshot) []problem.Problem {
 		}
 		if mode := encapsulation(pool); mode != "" {
 			problems = append(problems, problem.New(problem.EncapUnsupported, pool.Name, pool.Name, mode))
-		}
-		if pool.NATOutgoing && !pool.Disabled {
-			problems = append(problems, problem.New(problem.NATNotDone, pool.Name, pool.Name))
 		}
 	}
 	return problems

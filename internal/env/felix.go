@@ -40,6 +40,8 @@ func felix() []Variable {
 		{Name: "FELIX_LOGDEBUGFILENAMEREGEX", Meaning: "files whose debug log is shown", Why: "FELIX_LOGSEVERITYSCREEN is the level of all"},
 		{Name: "FELIX_LOGPREFIX", Meaning: "prefix of logged packets", Why: whyPolicy, fine: []string{"*"}},
 		{Name: "FELIX_METADATAADDR", Meaning: "address of OpenStack's metadata", Why: "OpenStack is not supported", fine: []string{"none", "127.0.0.1"}},
+		{Name: "FELIX_NATOUTGOINGADDRESS", Meaning: "source of masqueraded packets", Why: "it is the address of the device they leave by"},
+		{Name: "FELIX_NATOUTGOINGEXCLUSIONS", Meaning: "where nothing is masqueraded", Why: "on the way to pools only; a disabled pool adds a network: docs/nat.md", fine: []string{"IPPoolsOnly"}},
 		{Name: "FELIX_NATPORTRANGE", Meaning: "ports of masqueraded packets", Why: "the kernel chooses them"},
 		{Name: "FELIX_NETLINKTIMEOUTSECS", Meaning: "how long the kernel may take to answer", Why: "it is fixed", fine: []string{"*"}},
 		{Name: "FELIX_NFTABLESMODE", Meaning: "nftables instead of iptables", Why: whyFilter, fine: []string{"*"}},

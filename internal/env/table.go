@@ -61,7 +61,7 @@ func applied() []Variable {
 		{Name: "CALICO_IPV4POOL_BLOCK_SIZE", Meaning: "prefix length of that pool's blocks, 20 to 32", Default: "26", read: readBlockSize},
 		{Name: "CALICO_IPV4POOL_IPIP", Meaning: "its ipipMode: Never (or off); other values are refused until encapsulation is there", Default: "Never", read: readMode(func(s *v3.IPPoolSpec) *string { return &s.IPIPMode })},
 		{Name: "CALICO_IPV4POOL_VXLAN", Meaning: "its vxlanMode: as CALICO_IPV4POOL_IPIP", Default: "Never", read: readMode(func(s *v3.IPPoolSpec) *string { return &s.VXLANMode })},
-		{Name: "CALICO_IPV4POOL_NAT_OUTGOING", Meaning: "its natOutgoing, which is stored and has no effect yet", Default: "true", read: readFlag(func(e *Env) *bool { return &e.pool.NATOutgoing })},
+		{Name: "CALICO_IPV4POOL_NAT_OUTGOING", Meaning: "its natOutgoing: docs/nat.md", Default: "true", read: readFlag(func(e *Env) *bool { return &e.pool.NATOutgoing })},
 		{Name: "CALICO_IPV4POOL_NODE_SELECTOR", Meaning: "its nodeSelector", Default: "all()", read: func(e *Env, value string) error { e.pool.NodeSelector = value; return nil }},
 		{Name: "CALICO_IPV4POOL_DISABLE_BGP_EXPORT", Meaning: "its disableBGPExport", Default: "false", read: readFlag(func(e *Env) *bool { return &e.pool.DisableBGPExport })},
 		{Name: "FELIX_INTERFACEPREFIX", Meaning: "how the names of the pods' host interfaces begin; of several the first", Default: "cali", read: readInterfacePrefix},

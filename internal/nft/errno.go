@@ -42,7 +42,7 @@ func wrap(what string, err error) error {
 	case errno == unix.EPERM || errno == unix.EACCES:
 		return fault.Hint(err, "The agent needs CAP_NET_ADMIN: run it as root.")
 	case fault.Is(err, fault.Unsupported):
-		return fault.Hint(err, "The kernel needs nf_tables with family inet and nft_fib_inet: CONFIG_NF_TABLES_INET, CONFIG_NFT_FIB_INET.")
+		return fault.Hint(err, "The kernel needs nf_tables with family inet, nft_fib_inet, nft_chain_nat and nft_masq: CONFIG_NF_TABLES_INET, CONFIG_NFT_FIB_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ, and 5.2 or later.")
 	}
 	return err
 }

@@ -51,17 +51,24 @@ func (h *Handle) Apply(want host.Table) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	sets, err := compileSets(want.Sets)
+	if err != nil {
+		return false, err
+	}
 	conn, err := nftables.New(nftables.WithNetNSFd(int(h.netns.Fd())), nftables.AsLasting())
 	if err != nil {
 		return false, wrap("reach nftables", err)
 	}
 	defer func() { _ = conn.CloseLasting() }()
-	right, err := holds(conn, want.Name, chains)
+	right, err := holds(conn, want.Name, sets, chains)
 	if err != nil || right {
 		return false, wrap("read table inet "+want.Name, err)
 	}
-	replace(conn, want.Name, chains)
-	if err := conn.Flush(); err != nil {
+	err = replace(conn, want.Name, sets, chains)
+	if err == nil {
+		err = conn.Flush()
+	}
+	if err != nil {
 		return false, wrap("write table inet "+want.Name, err)
 	}
 	return true, nil
@@ -75,11 +82,16 @@ type chain struct {
 
 // replace queues the transaction. The table is added before it is deleted,
 // because deleting one that is not there would fail.
-func replace(conn *nftables.Conn, name string, chains []chain) {
+func replace(conn *nftables.Conn, name string, sets []set, chains []chain) error {
 	table := &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
 	conn.AddTable(table)
 	conn.DelTable(table)
 	conn.AddTable(table)
+	for i, s := range sets {
+		if err := addSet(conn, table, uint32(i+1), s); err != nil {
+			return err
+		}
+	}
 	for _, c := range chains {
 		added := c.Chain
 		added.Table = table
@@ -88,13 +100,17 @@ func replace(conn *nftables.Conn, name string, chains []chain) {
 			conn.AddRule(&nftables.Rule{Table: table, Chain: &added, Exprs: r.Exprs, UserData: r.UserData})
 		}
 	}
+	return nil
 }
 
-// holds reports whether the kernel has the table with these chains, these
-// rules in this order, and no others.
-func holds(conn *nftables.Conn, name string, want []chain) (bool, error) {
+// holds reports whether the kernel has the table with these sets, these chains,
+// these rules in this order, and no others.
+func holds(conn *nftables.Conn, name string, sets []set, want []chain) (bool, error) {
 	table, err := find(conn, name)
 	if err != nil || table == nil || table.Flags != 0 { // a flag: dormant, or owned by somebody
+		return false, err
+	}
+	if same, err := holdsSets(conn, table, sets); err != nil || !same {
 		return false, err
 	}
 	listed, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)

@@ -4,6 +4,7 @@ package nft_test
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -39,7 +40,12 @@ table ip6 ocicat {
 `
 
 func wanted() host.Table {
-	return core.Filter(&cluster.Snapshot{Settings: cluster.Settings{InterfacePrefix: "cali"}})
+	return core.Filter(&cluster.Snapshot{Settings: cluster.Settings{InterfacePrefix: "cali"}, Pools: []cluster.Pool{
+		{CIDR: prefix("172.16.0.0/16"), NATOutgoing: true},
+		{CIDR: prefix("10.1.0.0/24"), NATOutgoing: true},
+		{CIDR: prefix("10.1.1.0/24"), NATOutgoing: true}, // the next one
+		{CIDR: prefix("192.0.2.1/32")},
+	}})
 }
 
 func open(t *testing.T, ns *nstest.NS) *nft.Handle {
@@ -113,6 +119,12 @@ func TestChangedTableComesBack(t *testing.T) {
 		"add rule inet ocicat prerouting counter",
 		"flush chain inet ocicat prerouting; add rule inet ocicat prerouting iifname \"cali*\" ip saddr 127.0.0.0/8 drop",
 		"delete table inet ocicat; add table inet ocicat; add chain inet ocicat input { type filter hook input priority 1; }",
+		"add element inet ocicat pools { 203.0.113.0/24 }",
+		"delete element inet ocicat pools { 10.1.0.0/24 }",
+		"flush chain inet ocicat postrouting; flush set inet ocicat masquerade-pools",
+		"add set inet ocicat more { type ipv4_addr; }",
+		"flush chain inet ocicat postrouting; add rule inet ocicat postrouting ip saddr @masquerade-pools ip daddr != @pools masquerade",
+		"delete chain inet ocicat postrouting",
 		"flush ruleset",
 	} {
 		ns.Run("nft", harm)
@@ -145,6 +157,17 @@ func TestNothingIsWrittenByHalves(t *testing.T) {
 		want := host.Table{Name: "t", Chains: []host.Chain{{Name: "c", Hook: host.Input, Drops: []host.Drop{drop}}}}
 		if _, err := h.Apply(want); err == nil {
 			t.Errorf("%s: written", drop)
+		}
+	}
+	for _, sets := range [][]host.Set{
+		nil, // the rule's
+		{{Name: "a"}},
+		{{Name: "a", Prefixes: []netip.Prefix{prefix("fd00::/64")}}, {Name: "b"}},
+		{{Name: "a", Prefixes: []netip.Prefix{prefix("10.0.0.0/8"), prefix("10.1.0.0/16")}}, {Name: "b"}},
+	} {
+		chain := host.Chain{Name: "c", Hook: host.Postrouting, Masquerades: []host.Masquerade{{From: "a", Except: "b"}}}
+		if _, err := h.Apply(host.Table{Name: "t", Sets: sets, Chains: []host.Chain{chain}}); err == nil {
+			t.Errorf("%v: written", sets)
 		}
 	}
 	if _, err := h.Apply(host.Table{Name: "t", Chains: []host.Chain{{Name: "c", Hook: "forward?"}}}); err == nil {

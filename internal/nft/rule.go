@@ -5,6 +5,7 @@ package nft
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -27,8 +28,9 @@ const (
 )
 
 var hooks = map[host.Hook]*nftables.ChainHook{
-	host.Prerouting: nftables.ChainHookPrerouting,
-	host.Input:      nftables.ChainHookInput,
+	host.Prerouting:  nftables.ChainHookPrerouting,
+	host.Input:       nftables.ChainHookInput,
+	host.Postrouting: nftables.ChainHookPostrouting,
 }
 
 var protocols = map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP}
@@ -44,22 +46,43 @@ func compile(t host.Table) ([]chain, error) {
 		}
 		policy := nftables.ChainPolicyAccept
 		compiled := chain{Chain: nftables.Chain{
-			Name: c.Name, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(c.Priority)), Policy: &policy,
+			Name: c.Name, Type: nftables.ChainType(c.Type()), Hooknum: hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(c.Priority)), Policy: &policy,
 		}}
 		for _, d := range c.Drops {
 			exprs, err := conditions(d)
 			if err != nil {
 				return nil, fault.New(fault.Internal, "chain %s: rule %q: %w", c.Name, d, err)
 			}
-			rule := nftables.Rule{Exprs: append(exprs, &expr.Verdict{Kind: expr.VerdictDrop})}
-			if d.Why != "" {
-				rule.UserData = userdata.AppendString(nil, userdata.TypeComment, d.Why)
+			compiled.rules = append(compiled.rules, rule(d.Why, append(exprs, &expr.Verdict{Kind: expr.VerdictDrop})))
+		}
+		for _, m := range c.Masquerades {
+			if !slices.ContainsFunc(t.Sets, func(s host.Set) bool { return s.Name == m.From }) || !slices.ContainsFunc(t.Sets, func(s host.Set) bool { return s.Name == m.Except }) {
+				return nil, fault.New(fault.Internal, "chain %s: rule %q: no such set", c.Name, m)
 			}
-			compiled.rules = append(compiled.rules, rule)
+			compiled.rules = append(compiled.rules, rule(m.Why, masquerade(m)))
 		}
 		chains = append(chains, compiled)
 	}
 	return chains, nil
+}
+
+// rule is a rule with its comment, if it has one.
+func rule(why string, exprs []expr.Any) nftables.Rule {
+	r := nftables.Rule{Exprs: exprs}
+	if why != "" {
+		r.UserData = userdata.AppendString(nil, userdata.TypeComment, why)
+	}
+	return r
+}
+
+// masquerade is a rule of a nat chain.
+func masquerade(m host.Masquerade) []expr.Any {
+	return []expr.Any{
+		meta(expr.MetaKeyNFPROTO), equal(unix.NFPROTO_IPV4),
+		payload(expr.PayloadBaseNetworkHeader, offsetSource, 4), &expr.Lookup{SourceRegister: register, SetName: m.From},
+		payload(expr.PayloadBaseNetworkHeader, offsetDestination, 4), &expr.Lookup{SourceRegister: register, SetName: m.Except, Invert: true},
+		&expr.Masq{FullyRandom: true},
+	}
 }
 
 // conditions are what a rule compares, each as nft itself would write it, so

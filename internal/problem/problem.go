@@ -15,7 +15,8 @@ import (
 type Code string
 
 // The codes: 1xxx BGP, 2xxx addresses and pools, 3xxx CNI and endpoints, 4xxx
-// the host, 5xxx the datastore and its objects.
+// the host, 5xxx the datastore and its objects. OC2003 said that natOutgoing was not
+// done yet; it is not given again.
 const (
 	SessionDown      Code = "OC1001"
 	NextHopOffLink   Code = "OC1003"
@@ -24,7 +25,6 @@ const (
 	PeerUnusable     Code = "OC1007"
 	PoolOverlap      Code = "OC2001"
 	NoFreeAddress    Code = "OC2002"
-	NATNotDone       Code = "OC2003"
 	AddressTaken     Code = "OC2006"
 	EncapUnsupported Code = "OC4002"
 	PoolsOverlap     Code = "OC2004"
@@ -71,7 +71,6 @@ var Table = []Entry{
 	{PeerUnusable, "BGP peer not usable", "peer %s: %s", "Correct the BGPPeer: ocicat get bgppeer -o yaml"},
 	{PoolOverlap, "pool overlaps a node network", "pool %s overlaps %s: the pool is not used on this node", "Choose another CIDR for the pool, or disable it."},
 	{NoFreeAddress, "no free address", "no free address for a pod: %s", "ocicat ipam show --show-blocks lists who holds what; add a pool or enlarge one."},
-	{NATNotDone, "natOutgoing not done yet", "pool %s has natOutgoing: true, which this version does not do: pods leave with their own address", "Route the pool's addresses back from your network, or set natOutgoing: false."},
 	{PoolsOverlap, "pools overlap", "pool %s overlaps pool %s: the later one is not used", "Delete one of the two, or correct its CIDR."},
 	{NoPool, "no pool", "no enabled IP pool selects this node: pods cannot get an address", "Create an IPPool: ocicat apply -f pool.yaml"},
 	{AddressTaken, "address held by another", "address %s of %s is held by %s in the datastore", "Two pods use one address: delete the pod named first, its replacement gets another. A datastore restored from a backup, or two machines of one node name, can cause this."},
@@ -83,7 +82,7 @@ var Table = []Entry{
 	{DuplicateNode, "node address used twice", "nodes %s and %s both have address %s: neither is peered with", "Correct the address of one of them (IP or IP_AUTODETECTION_METHOD)."},
 	{RouteShadowed, "route shadowed", "our route %s is hidden by a better one: %s", "Find who writes that route and stop it; ours is not changed."},
 	{KernelRefused, "kernel refused a write", "%s", "See the agent's log for the attempts; it keeps trying."},
-	{FilterMissing, "packet filter missing", "this kernel cannot hold the table inet ocicat: %s", "Give it nftables (nf_tables with family inet, nft_fib_inet). Until then the settings of the pods' links alone stand between pods and this node; docs/security.md says what they leave open."},
+	{FilterMissing, "packet filter missing", "this kernel cannot hold the table inet ocicat: %s", "Give it nftables (nf_tables with family inet, nft_fib_inet, nft_chain_nat, nft_masq). Until then natOutgoing has no effect, and the settings of the pods' links alone stand between pods and this node; docs/security.md says what they leave open."},
 	{AddressMissing, "node without address", "this node has no address to speak BGP from: %s", "Bring the uplink up, or name the address with IP or IP_AUTODETECTION_METHOD: ocicat status -o wide lists the candidates. It is taken as soon as it is there."},
 	{AddressAmbiguous, "node address ambiguous", "%s on %s was chosen as the node's address, but as good are: %s", "Say which one is meant with IP or IP_AUTODETECTION_METHOD, as interface=NAME or cidr=CIDR; or give the right one the default route."},
 	{AddressElsewhere, "node address not on this node", "no device of this node has its address %s (%s)", "Add the address to a device, or correct IP or the Node; IP=autodetect follows the machine's address."},
