@@ -73,11 +73,11 @@ func TestKubeconfig(t *testing.T) {
 		"no YAML":         {"contexts:", "contexts", fault.Invalid},
 	} {
 		write(strings.Replace(aKubeconfig, test.old, test.new, 1))
-		if _, err := FromKubeconfig(file); !fault.Is(err, test.kind) || !strings.HasPrefix(err.Error(), "read KUBECONFIG") {
+		if _, err := FromKubeconfig("", file); !fault.Is(err, test.kind) || !strings.HasPrefix(err.Error(), "read KUBECONFIG") {
 			t.Errorf("%s: %v, want %v", what, err, test.kind)
 		}
 	}
-	if _, err := FromKubeconfig(filepath.Join(dir, "absent")); !fault.Is(err, fault.Invalid) {
+	if _, err := FromKubeconfig("", filepath.Join(dir, "absent")); !fault.Is(err, fault.Invalid) {
 		t.Errorf("without a file: %v", err)
 	}
 }
@@ -87,7 +87,11 @@ func TestKubeconfig(t *testing.T) {
 func FuzzKubeconfig(f *testing.F) {
 	f.Add([]byte(aKubeconfig))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		cfg, err := parseKubeconfig(data, "/etc")
+		k, err := parseKubeconfig(data, "/etc")
+		if err != nil {
+			return
+		}
+		cfg, err := k.config()
 		if err != nil {
 			return
 		}

@@ -65,8 +65,7 @@ func FromKubeconfig(context string, files ...string) (Config, error) {
 	}
 	cfg, err := k.config()
 	if err != nil {
-		err = fault.Hint(fault.New(fault.KindOf(err), "read KUBECONFIG %s: %w", where, err), "%s", fault.HintOf(err))
-		return Config{}, err
+		return Config{}, fault.New(fault.KindOf(err), "read KUBECONFIG %s: %w", where, err)
 	}
 	return cfg, nil
 }
