@@ -131,6 +131,7 @@ type Agent struct {
 	door       *cniserver.Server // for the plugin
 	counts     *metrics.Counts
 	store      *metrics.Store
+	remote     remote             // the datastore, where it is reached over connections; else nil
 	scrapes    *metrics.Server    // nil where metrics are off
 	installer  *install.Installer // nil where nothing is installed
 	health     *health.Server     // nil where probes are off

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 
 	"github.com/ocicat-net/ocicat/internal/core"
@@ -16,6 +17,9 @@ import (
 // of our own writes does not.
 func (a *Agent) watchKernel(ctx context.Context) error {
 	return a.kernel.MonitorOthers(ctx, func(ev kernel.Event) {
+		if ev.Addr.IsValid() && ev.Deleted && a.remote != nil {
+			a.remote.AddressGone(ev.Addr.Addr())
+		}
 		if a.tellsUplink(ev) {
 			a.uplinkChanged()
 		}
@@ -25,6 +29,10 @@ func (a *Agent) watchKernel(ctx context.Context) error {
 		}
 	})
 }
+
+// remote is a datastore over connections, which do not survive the address they
+// come from.
+type remote interface{ AddressGone(local netip.Addr) }
 
 // telling reports whether an event says something we do not know.
 func (a *Agent) telling(ev kernel.Event) bool {

@@ -24,6 +24,7 @@ const maxPeerSeries = 500
 // measure has the agent's calls counted, and served where that is wanted.
 func (a *Agent) measure() {
 	a.counts = new(metrics.Counts)
+	a.remote, _ = a.cfg.Store.(remote)
 	a.store = metrics.NewStore(a.cfg.Store, a.counts)
 	a.cfg.Store = a.store
 	if a.cfg.Metrics.IsValid() {

@@ -34,13 +34,13 @@ func (a *Agent) register(ctx context.Context) error {
 		switch {
 		case err == nil:
 			work, warned = a.writeNode, false
-			a.awaitUplink(ctx)
+			a.awaitUplink(ctx, nil)
 			continue
 		case !warned && ctx.Err() == nil:
 			a.log.Warn("node not registered yet, trying again", "error", err)
 			warned = true
 		}
-		sleep(ctx, retryRegistration)
+		a.awaitUplink(ctx, time.After(retryRegistration))
 	}
 	return nil
 }

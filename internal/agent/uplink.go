@@ -58,8 +58,9 @@ func (a *Agent) uplinkChanged() {
 	}
 }
 
-// awaitUplink waits until the node's address is to be chosen again.
-func (a *Agent) awaitUplink(ctx context.Context) {
+// awaitUplink waits until the node's address is to be chosen again, or until
+// enough.
+func (a *Agent) awaitUplink(ctx context.Context, enough <-chan time.Time) {
 	var settled <-chan time.Time
 	a.uplink.mu.Lock()
 	if moved := a.uplink.moved; !moved.IsZero() {
@@ -68,6 +69,8 @@ func (a *Agent) awaitUplink(ctx context.Context) {
 	a.uplink.mu.Unlock()
 	select {
 	case <-ctx.Done():
+	case <-enough:
+		return
 	case <-settled:
 	case <-a.uplink.hint:
 	}

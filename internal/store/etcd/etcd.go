@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ import (
 	"google.golang.org/grpc/backoff"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/localconn"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/etcdpath"
 )
@@ -72,7 +74,14 @@ type Store struct {
 	timeout time.Duration
 	log     *slog.Logger
 	silent  silences
+	conns   *connections
 }
+
+// connections are those to etcd.
+type connections struct{ localconn.Conns }
+
+// AddressGone gives up connections from an address this machine has no more.
+func (s *Store) AddressGone(local netip.Addr) { s.conns.Gone(local) }
 
 var _ store.Store = (*Store)(nil)
 
@@ -88,8 +97,9 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	conns := &connections{}
 	options := []grpc.DialOption{
-		grpc.WithContextDialer(dial),
+		grpc.WithContextDialer(conns.dial),
 		grpc.WithStatsHandler(sentHandler{}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(maxSend)),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -115,6 +125,7 @@ func New(cfg Config) (*Store, error) {
 		watch:   pb.NewWatchClient(conn),
 		timeout: cfg.Timeout,
 		log:     cfg.Log,
+		conns:   conns,
 	}, nil
 }
 
@@ -166,14 +177,14 @@ func withoutUser(endpoint string) string {
 
 // dial connects so that the kernel notices a peer that fell silent. gRPC adds
 // a limit for data in flight, from the keepalive timeout.
-func dial(ctx context.Context, address string) (net.Conn, error) {
-	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+func (c *connections) dial(ctx context.Context, address string) (net.Conn, error) {
+	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: tcpIdle, Interval: tcpInterval, Count: tcpProbes,
 	}}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return d.DialContext(ctx, "unix", "/"+strings.TrimLeft(path, "/"))
 	}
-	return d.DialContext(ctx, "tcp", address)
+	return c.Dial(ctx, d, "tcp", address)
 }
 
 // Get reads one object.
