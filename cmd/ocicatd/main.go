@@ -161,7 +161,7 @@ func configure(o options) (agent.Config, error) {
 			return cfg, err
 		}
 	}
-	choice := storeopen.Choice{Kubernetes: e.Kubernetes, Endpoints: e.EtcdEndpoints, Getenv: os.Getenv, Log: log}
+	choice := storeopen.Choice{Kubernetes: e.Kubernetes, Brief: true, Endpoints: e.EtcdEndpoints, Getenv: os.Getenv, Log: log}
 	if e.Kubernetes {
 		if choice.Client, err = joinKubernetes(&cfg, e.Admin); err != nil {
 			return cfg, err

@@ -5,12 +5,14 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/admin"
 	"github.com/ocicat-net/ocicat/internal/cniplugin"
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/journal"
+	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/kubenode"
 	"github.com/ocicat-net/ocicat/internal/problem"
 )
@@ -37,6 +39,16 @@ type Kubernetes interface {
 	Detached(pod kubenode.Pod)
 	// Tell makes events of problems.
 	Tell(problems []problem.Problem)
+}
+
+// relist is how often the datastore is read whole although its watches work.
+// Kubernetes' watches say when they cannot go on, and a thousand agents that
+// read a thousand Nodes would be its heaviest user.
+func (a *Agent) relist() time.Duration {
+	if a.cfg.Kubernetes != nil {
+		return kubeapi.Relist
+	}
+	return relist
 }
 
 // kubernetesProblems are what the cluster asks for and nobody does.

@@ -68,7 +68,7 @@ func (r *resources) run(ctx context.Context) error {
 	var following sync.WaitGroup
 	for _, kind := range followed {
 		following.Go(func() {
-			store.Follow(ctx, r.agent.cfg.Store, kind, "", store.FollowOptions{Relist: relist, Log: r.agent.log}, func(u store.Update) { r.update(kind, u) })
+			store.Follow(ctx, r.agent.cfg.Store, kind, "", store.FollowOptions{Relist: r.agent.relist(), Log: r.agent.log}, func(u store.Update) { r.update(kind, u) })
 		})
 	}
 	following.Go(func() { r.keepCopy(ctx) })

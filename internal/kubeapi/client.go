@@ -63,6 +63,8 @@ type Request struct {
 	Method, Path string
 	// Query is what stands behind the path.
 	Query url.Values
+	// Accept is the form of the answer; default is JSON.
+	Accept string
 	// Body is what is sent, and MIME its type; default is none and JSON.
 	Body []byte
 	MIME string
@@ -238,7 +240,7 @@ func (c *Client) request(ctx context.Context, q Request, token string) (*http.Re
 	if err != nil {
 		return nil, err
 	}
-	r.Header.Set("Accept", "application/json")
+	r.Header.Set("Accept", cmp.Or(q.Accept, "application/json"))
 	r.Header.Set("User-Agent", "ocicat/"+buildinfo.Read().Version)
 	if len(q.Body) > 0 {
 		r.Header.Set("Content-Type", cmp.Or(q.MIME, "application/json"))

@@ -10,15 +10,15 @@ import (
 	"github.com/ocicat-net/ocicat/internal/store"
 )
 
-// relist is how often Follow reads a whole set although its watch works. The
-// API server's watches resume where they ended and say when they cannot, so
-// this is a safety net, not a poll.
-const relist = 6 * time.Hour
+// Relist is how often to read a whole set although its watch works. The API
+// server's watches resume where they ended and say when they cannot, so this is
+// a safety net, not a poll.
+const Relist = 6 * time.Hour
 
 // Follow keeps emit informed about the objects of a source until ctx ends, as
 // store.Follow does: a full set first, then changes.
 func (c *Client) Follow(ctx context.Context, s Source, emit func(store.Update)) {
-	store.Follow(ctx, followed{client: c, source: s}, s.Kind, "", store.FollowOptions{Relist: relist, Log: c.log}, emit)
+	store.Follow(ctx, followed{client: c, source: s}, s.Kind, "", store.FollowOptions{Relist: Relist, Log: c.log}, emit)
 }
 
 // followed is a source as a store to read.

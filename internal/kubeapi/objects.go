@@ -30,6 +30,8 @@ type Source struct {
 	// "fieldSelector": "spec.nodeName=k8s-node-1".
 	Path  string
 	Query url.Values
+	// Brief leaves all but type and metadata out of the objects.
+	Brief bool
 	// Decode turns an object into an entry; what it refuses is left out, and
 	// what it returns with the fault NotFound is to readers as if it were
 	// deleted. The default is Plain.
@@ -77,6 +79,14 @@ func (s Source) decode(object []byte) (store.Entry, error) {
 	return Plain(s.Kind, object)
 }
 
+// accept is the form in which the server gives objects, or lists of them.
+func (s Source) accept(kind string) string {
+	if !s.Brief {
+		return ""
+	}
+	return "application/json;as=" + kind + ";g=meta.k8s.io;v=v1"
+}
+
 // query is a copy of the source's query to add to.
 func (s Source) query() url.Values {
 	query := url.Values{}
@@ -104,7 +114,7 @@ func (c *Client) list(ctx context.Context, s Source, prefix string) ([]store.Ent
 	query := s.query()
 	query.Set("limit", strconv.Itoa(page))
 	for {
-		data, err := c.Call(ctx, Request{What: "list " + string(s.Kind), Method: http.MethodGet, Path: s.Path, Query: query})
+		data, err := c.Call(ctx, Request{What: "list " + string(s.Kind), Method: http.MethodGet, Path: s.Path, Query: query, Accept: s.accept("PartialObjectMetadataList")})
 		if err != nil {
 			return nil, 0, err
 		}
@@ -181,7 +191,10 @@ func (w *watch) open(ctx context.Context) (io.ReadCloser, error) {
 	if w.at != 0 {
 		query.Set("resourceVersion", FormatRevision(w.at))
 	}
-	return w.client.Stream(ctx, Request{What: "watch " + string(w.source.Kind), Method: http.MethodGet, Path: w.source.Path, Query: query})
+	return w.client.Stream(ctx, Request{
+		What: "watch " + string(w.source.Kind), Method: http.MethodGet, Path: w.source.Path, Query: query,
+		Accept: w.source.accept("PartialObjectMetadata"),
+	})
 }
 
 // run forwards events until a stream ends in another way than by its time.

@@ -22,6 +22,9 @@ type Choice struct {
 	// Client is the client to speak to Kubernetes with, so that a program has
 	// one connection; default a new one. The store closes it.
 	Client *kubeapi.Client
+	// Brief leaves out of the Nodes in Kubernetes' lists what agents do not need
+	// of other nodes; see kube.Config.
+	Brief bool
 	// Endpoints are where etcd is, as URLs.
 	Endpoints []string
 	// Getenv reads the variables that say where and who: ETCD_…, KUBECONFIG,
@@ -56,7 +59,7 @@ func Open(c Choice) (store.Store, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := kube.New(client, c.Getenv("CALICO_API_GROUP"), log)
+	s, err := kube.New(client, kube.Config{Group: c.Getenv("CALICO_API_GROUP"), Brief: c.Brief, Log: log})
 	if err != nil {
 		return nil, fault.New(fault.KindOf(err), "environment variable CALICO_API_GROUP: %w", err)
 	}

@@ -25,6 +25,7 @@ import (
 // concurrent use.
 type Store struct {
 	client *kubeapi.Client
+	brief  bool // of Nodes their metadata alone is listed and watched
 	log    *slog.Logger
 
 	mu     sync.Mutex     // held while the profile is looked for
@@ -37,25 +38,36 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
+// Config is what a Store needs beyond its client.
+type Config struct {
+	// Group is where Calico's kinds are: "projectcalico.org/v3",
+	// "crd.projectcalico.org/v1", or Automatic.
+	Group string
+	// Brief has lists and watches of Nodes hold what their metadata says, which
+	// is what agents need of other nodes: a Node with its list of images is ten
+	// times as large. Get reads a whole one.
+	Brief bool
+	// Log gets what no caller sees.
+	Log *slog.Logger
+}
+
 // Automatic has the store find out which resources hold Calico's kinds.
 const Automatic = ""
 
 // New returns a store that speaks through client, and closes it when it is
-// closed. group is where Calico's kinds are: "projectcalico.org/v3",
-// "crd.projectcalico.org/v1", or Automatic; another one is Invalid. log gets
-// what no caller sees.
-func New(client *kubeapi.Client, group string, log *slog.Logger) (*Store, error) {
-	s := &Store{client: client, log: log}
-	if group == Automatic {
+// closed. Another group than those of cfg is Invalid.
+func New(client *kubeapi.Client, cfg Config) (*Store, error) {
+	s := &Store{client: client, brief: cfg.Brief, log: cfg.Log}
+	if cfg.Group == Automatic {
 		return s, nil
 	}
 	for _, p := range []shape.Profile{shape.V3(), shape.V1()} {
-		if p.Name == group {
+		if p.Name == cfg.Group {
 			s.chosen = &p
 			return s, nil
 		}
 	}
-	return nil, fault.New(fault.Invalid, "group of Calico's resources %q: want %s or %s", group, shape.V3().Name, shape.V1().Name)
+	return nil, fault.New(fault.Invalid, "group of Calico's resources %q: want %s or %s", cfg.Group, shape.V3().Name, shape.V1().Name)
 }
 
 // Get reads one object.
@@ -142,7 +154,7 @@ func (s *Store) source(ctx context.Context, kind store.Kind, prefix string) (kub
 		return kubeapi.Source{}, err
 	}
 	r, _ := p.Resource(kind)
-	source := kubeapi.Source{Kind: kind, Path: r.Path(), Decode: r.Decode}
+	source := kubeapi.Source{Kind: kind, Path: r.Path(), Brief: s.brief && kind == store.Node, Decode: r.Decode}
 	if !s.unselectable.Load() {
 		source.Query = r.Select(prefix)
 	}

@@ -72,7 +72,7 @@ func openWith(t *testing.T, cfg kubeapi.Config) *kube.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := kube.New(client, kube.Automatic, slog.New(slog.DiscardHandler))
+	s, err := kube.New(client, kube.Config{Brief: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
