@@ -5,8 +5,11 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
+	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	v1 "github.com/ocicat-net/ocicat/api/v1"
 	"github.com/ocicat-net/ocicat/internal/admin"
@@ -20,18 +23,48 @@ import (
 type agentDoor struct {
 	node   string
 	client *admin.Client
+	limit  time.Duration // for an answer; 0 is as long as it takes
+	as     guest         // whom the agent sees, on Kubernetes
+
+	addr netip.Addr // of the node, where it is known without asking
+	away error      // why the agent cannot be asked
 }
 
-// doors are the agents within reach: all nodes of the lab, else the agent of
-// this machine. --node narrows them.
-func (g *globals) doors(ctx context.Context) ([]agentDoor, error) {
-	name, err := g.withinReach()
-	if err != nil {
+// doors are the agents within reach: all nodes of the Kubernetes cluster or of
+// the lab, else the agent of this machine. --node narrows them. On Kubernetes
+// they see us as a guest.
+func (g *globals) doors(ctx context.Context, as guest) ([]agentDoor, error) {
+	where, err := g.withinReach()
+	switch {
+	case err != nil:
 		return nil, err
+	case where.lab != "":
+		return g.labDoors(where.lab)
+	case where.kube == nil:
+		return g.ownDoor(ctx)
 	}
-	if name != "" {
-		return g.labDoors(name)
+	doors, err := g.kubeDoors(ctx, where.kube, as)
+	if err != nil && g.isOnNode(err) {
+		g.warn("%v: asking this machine's agent alone", err)
+		return g.ownDoor(ctx)
 	}
+	return doors, err
+}
+
+// isOnNode says whether this machine's agent can be asked although err kept us
+// from asking all.
+func (g *globals) isOnNode(err error) bool {
+	return fault.Is(err, fault.Unavailable) && !errors.Is(err, store.ErrDenied) && g.hasAgent()
+}
+
+// hasAgent says whether an agent runs on this machine, or ran.
+func (g *globals) hasAgent() bool {
+	_, err := os.Stat(g.AdminSocket)
+	return err == nil
+}
+
+// ownDoor is this machine's agent.
+func (g *globals) ownDoor(ctx context.Context) ([]agentDoor, error) {
 	client := admin.Dial(g.AdminSocket)
 	report, err := client.Report(ctx)
 	if err != nil {
@@ -40,22 +73,21 @@ func (g *globals) doors(ctx context.Context) ([]agentDoor, error) {
 	if g.node != "" && g.node != report.Metadata.Name {
 		return nil, fault.Hint(fault.New(fault.Unavailable, "node %q: only the agent of this machine, %s, is within reach", g.node, report.Metadata.Name), "Run the command on that node.")
 	}
-	return []agentDoor{{report.Metadata.Name, client}}, nil
+	return []agentDoor{{node: report.Metadata.Name, client: client}}, nil
 }
 
-// withinReach says whose agents can be asked from here: those of a lab, whose
-// name is returned, or the one of this machine, for which the name is empty.
-// An agent needs no datastore to answer, so that none was found matters only
-// where there is no agent either.
-func (g *globals) withinReach() (string, error) {
+// withinReach says whose agents can be asked from here: those of a lab or a
+// Kubernetes cluster, or the one of this machine, for which the place has
+// neither. An agent needs no datastore to answer, so that none was found
+// matters only where there is no agent either; and an agent's own pod has no
+// business with the others.
+func (g *globals) withinReach() (place, error) {
 	where, err := g.locate()
-	if err == nil {
-		return where.lab, nil
+	named := g.lab != "" || g.kubeconfig != "" || g.kubeContext != ""
+	if g.hasAgent() && (err != nil && !named || where.kube != nil && where.kube.inPod) {
+		return place{}, nil
 	}
-	if _, statErr := os.Stat(g.AdminSocket); g.lab != "" || statErr != nil {
-		return "", err
-	}
-	return "", nil
+	return where, err
 }
 
 func (g *globals) labDoors(name string) ([]agentDoor, error) {
@@ -72,7 +104,7 @@ func (g *globals) labDoors(name string) ([]agentDoor, error) {
 	for _, n := range state.Topology.Nodes {
 		names = append(names, n.Name)
 		if g.node == "" || g.node == n.Name {
-			doors = append(doors, agentDoor{n.Name, admin.Dial(l.AdminSocket(n.Name))})
+			doors = append(doors, agentDoor{node: n.Name, client: admin.Dial(l.AdminSocket(n.Name))})
 		}
 	}
 	if len(doors) == 0 {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 
@@ -143,17 +142,16 @@ type nodePath struct {
 
 func (g *globals) bgpRoutes(ctx context.Context, only netip.Prefix) error {
 	routes := []nodeRoute{}
-	err := g.askAll(ctx, func(door agentDoor) error {
-		list, err := door.client.Routes(ctx)
-		for _, r := range list {
-			if !only.IsValid() || r.Prefix.Overlaps(only) {
-				routes = append(routes, nodeRoute{door.node, r})
-			}
-		}
-		return err
-	})
+	all, err := askAll(ctx, g, func(ctx context.Context, agent *admin.Client) ([]admin.Route, error) { return agent.Routes(ctx) })
 	if err != nil {
 		return err
+	}
+	for _, said := range all {
+		for _, r := range said.value {
+			if !only.IsValid() || r.Prefix.Overlaps(only) {
+				routes = append(routes, nodeRoute{said.node, r})
+			}
+		}
 	}
 	return g.show(routes, nil, func(bool) *table {
 		t := newTable("NODE", "PREFIX", "FROM", "STATE", "KERNEL", "REASON")
@@ -170,17 +168,16 @@ func (g *globals) bgpRoutes(ctx context.Context, only netip.Prefix) error {
 
 func (g *globals) bgpPaths(ctx context.Context, only netip.Prefix) error {
 	paths := []nodePath{}
-	err := g.askAll(ctx, func(door agentDoor) error {
-		list, err := door.client.Paths(ctx)
-		for _, p := range list {
-			if !only.IsValid() || p.Prefix.Overlaps(only) {
-				paths = append(paths, nodePath{door.node, p})
-			}
-		}
-		return err
-	})
+	all, err := askAll(ctx, g, func(ctx context.Context, agent *admin.Client) ([]speaker.Path, error) { return agent.Paths(ctx) })
 	if err != nil {
 		return err
+	}
+	for _, said := range all {
+		for _, p := range said.value {
+			if !only.IsValid() || p.Prefix.Overlaps(only) {
+				paths = append(paths, nodePath{said.node, p})
+			}
+		}
 	}
 	return g.show(paths, nil, func(bool) *table {
 		t := newTable("NODE", "PREFIX", "", "NEXT HOP", "FROM", "LOCALPREF", "MED", "AS PATH", "ORIGIN", "WHY")
@@ -208,30 +205,6 @@ func asPath(path []speaker.ASN) string {
 		words[i] = fmt.Sprint(as)
 	}
 	return joined(words)
-}
-
-// askAll asks every agent within reach; those that do not answer are named in
-// a warning, unless none does.
-func (g *globals) askAll(ctx context.Context, ask func(agentDoor) error) error {
-	doors, err := g.doors(ctx)
-	if err != nil {
-		return err
-	}
-	slices.SortFunc(doors, func(a, b agentDoor) int { return compareNatural(a.node, b.node) })
-	var last error
-	answered := 0
-	for _, door := range doors {
-		if err := ask(door); err != nil {
-			last = fmt.Errorf("%s: %w", door.node, err)
-			g.warn("%v", last)
-			continue
-		}
-		answered++
-	}
-	if answered == 0 {
-		return last
-	}
-	return nil
 }
 
 // compareNatural orders names so that node-2 stands before node-10.

@@ -17,11 +17,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/store"
+	"github.com/ocicat-net/ocicat/internal/storeopen"
 )
 
 // Exit codes that are not the kind of an error (fault.Kind has 1 and 3 to 8).
@@ -40,8 +43,11 @@ type Config struct {
 	Getenv func(string) string
 	// Now is the clock that ages are counted from.
 	Now func() time.Time
-	// OpenStore opens the datastore at etcd endpoints.
-	OpenStore func(ctx context.Context, endpoints []string) (store.Store, error)
+	// Program is how people call the command line, in help texts: "ocicat" or
+	// KubectlPlugin.
+	Program string
+	// OpenStore opens a datastore.
+	OpenStore func(ctx context.Context, choice storeopen.Choice) (store.Store, error)
 	// ConfigFile names the file that says where the datastore is.
 	ConfigFile string
 	// LabDir is the directory in which running labs have theirs.
@@ -49,6 +55,13 @@ type Config struct {
 	// AdminSocket is where this machine's agent answers.
 	AdminSocket string
 }
+
+// The names by which people call the command line: as a program, and as
+// kubectl's plugin, which speaks to Kubernetes alone.
+const (
+	Program       = "ocicat"
+	KubectlPlugin = "kubectl ocicat"
+)
 
 // Default locations.
 const (
@@ -61,11 +74,16 @@ const (
 // directories.
 const envLabDir = "OCICAT_LAB_DIR"
 
-// System is the Config of a process: its streams, environment and clock, and
-// the default locations.
-func System() Config {
+// System is the Config of a process that was called by name: its streams,
+// environment and clock, and the default locations.
+func System(name string) Config {
+	program := Program
+	if filepath.Base(name) == "kubectl-ocicat" { // as kubectl calls a plugin
+		program = KubectlPlugin
+	}
 	return Config{
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Program: program,
+		Stdin:   os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv, Now: time.Now,
 		ConfigFile: DefaultConfigFile, LabDir: cmp.Or(os.Getenv(envLabDir), DefaultLabDir), AdminSocket: DefaultAdminSocket,
 	}
@@ -75,9 +93,13 @@ func System() Config {
 // and returns the exit code.
 func Run(ctx context.Context, cfg Config, args []string) int {
 	g := newGlobals(cfg)
+	defer g.close()
 	root := newRoot(g)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err == nil && g.incomplete {
+		err = errProblems
+	}
 	if err == nil {
 		return ExitOK
 	}
@@ -132,7 +154,10 @@ func (g *globals) printError(err error) {
 	}
 	fmt.Fprintf(g.stderr, "ocicat: %s %v\n", g.errPaint(bad, "error:"), err)
 	hint := fault.HintOf(err)
-	if hint == "" && fault.Is(err, fault.Unavailable) && g.opened.source != "" {
+	switch {
+	case kubeapi.IsForbidden(err) && !errors.As(err, new(roleHint)):
+		hint = "Ask an administrator of the cluster for the ClusterRole ocicat-viewer, or for ocicat-admin to change something."
+	case hint == "" && fault.Is(err, fault.Unavailable) && g.opened.source != "":
 		hint = fmt.Sprintf("The datastore is looked for at %s (%s): is it running?", strings.Join(g.opened.endpoints, ", "), g.opened.source)
 	}
 	if hint != "" {

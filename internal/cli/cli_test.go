@@ -19,6 +19,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/mem"
+	"github.com/ocicat-net/ocicat/internal/storeopen"
 )
 
 // now is the clock of the scripts.
@@ -68,11 +69,12 @@ func runOcicat(ts *testscript.TestScript, neg bool, args []string) {
 	w := sceneOf(ts)
 	var stdout, stderr bytes.Buffer
 	cfg := Config{
-		Stdin: strings.NewReader(readStdin(ts)), Stdout: &stdout, Stderr: &stderr,
+		Program: System(ts.Getenv("OCICAT_AS")).Program,
+		Stdin:   strings.NewReader(readStdin(ts)), Stdout: &stdout, Stderr: &stderr,
 		Getenv: ts.Getenv, Now: func() time.Time { return now },
 		ConfigFile: ts.MkAbs("ocicat.yaml"), LabDir: ts.MkAbs("labs"), AdminSocket: ts.MkAbs("admin.sock"),
-		OpenStore: func(_ context.Context, endpoints []string) (store.Store, error) {
-			if endpoints[0] == "http://refused" {
+		OpenStore: func(_ context.Context, choice storeopen.Choice) (store.Store, error) {
+			if !choice.Kubernetes && choice.Endpoints[0] == "http://refused" {
 				return nil, fault.New(fault.Unavailable, "connection refused")
 			}
 			return shared{w.store}, nil

@@ -3,10 +3,12 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/ocicat-net/ocicat/internal/admin"
 	"github.com/ocicat-net/ocicat/internal/fault"
 )
 
@@ -26,11 +28,14 @@ come back when the agent is restarted.`,
 				return usageError{fault.New(fault.Invalid, "--node %s and NODE %s differ: want one of them", g.node, args[0])}
 			}
 			g.node = args[0]
-			doors, err := g.doors(c.Context())
+			doors, err := g.doors(c.Context(), adminGuest)
 			if err != nil {
 				return err
 			}
-			if err := doors[0].client.Drain(c.Context(), reason); err != nil {
+			drain := func(ctx context.Context, agent *admin.Client) (struct{}, error) {
+				return struct{}{}, agent.Drain(ctx, reason)
+			}
+			if err := askDoors(c.Context(), g, doors[:1], drain)[0].err; err != nil {
 				return fmt.Errorf("drain %s: %w", args[0], err)
 			}
 			fmt.Fprintf(g.stdout, "node/%s drained: its sessions stay down until its agent is restarted\n", args[0])

@@ -12,6 +12,7 @@ import (
 	"github.com/ocicat-net/ocicat/api/meta"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/store"
+	"github.com/ocicat-net/ocicat/internal/storeopen"
 	"github.com/spf13/cobra"
 )
 
@@ -21,14 +22,29 @@ type globals struct {
 	stdin          streamIn
 	stdout, stderr streamOut
 
-	output  string // -o: "", wide, json, yaml or name
-	lab     string // --lab: a running lab's name
-	etcd    string // --etcd: endpoints joined by commas
-	node    string // --node: restrict to one node
+	output string // -o: "", wide, json, yaml or name
+	lab    string // --lab: a running lab's name
+	etcd   string // --etcd: endpoints joined by commas
+	node   string // --node: restrict to one node
+
+	kubeconfig  string // --kubeconfig: a file of kubectl
+	kubeContext string // --context: one of its contexts
+
 	noColor bool
 	verbose bool // -v: say what is done on standard error
 
-	opened place // the datastore last opened, for hints
+	opened place       // the datastore last opened, for hints
+	agents *kubeAgents // of the Kubernetes cluster, once they were needed
+	ends   []func()    // what Run ends with
+
+	incomplete bool // agents that should have answered did not
+}
+
+// close releases what the verb has opened and not closed.
+func (g *globals) close() {
+	for _, end := range g.ends {
+		end()
+	}
 }
 
 func newGlobals(cfg Config) *globals {
@@ -43,6 +59,8 @@ func (g *globals) addFlags(root *cobra.Command) {
 	f.StringVarP(&g.output, "output", "o", "", "print as `FORMAT`: wide, json, yaml or name")
 	f.StringVar(&g.lab, "lab", "", "use the running lab `NAME`")
 	f.StringVar(&g.etcd, "etcd", "", "use the datastore at these `ENDPOINTS`, joined by commas")
+	f.StringVar(&g.kubeconfig, "kubeconfig", "", "use the Kubernetes cluster of this `FILE`")
+	f.StringVar(&g.kubeContext, "context", "", "use this `CONTEXT` of the kubeconfig")
 	f.StringVar(&g.node, "node", "", "show only `NODE`")
 	f.BoolVar(&g.noColor, "no-color", false, "print without colours (also NO_COLOR)")
 	f.BoolVarP(&g.verbose, "verbose", "v", false, "say on standard error what is done")
@@ -70,8 +88,14 @@ func (g *globals) check() error {
 	if !filepath.IsAbs(g.LabDir) {
 		return usageError{fault.New(fault.Invalid, "%s %q: not an absolute path", envLabDir, g.LabDir)}
 	}
-	if g.lab != "" && g.etcd != "" {
-		return usageError{fault.New(fault.Invalid, "--lab and --etcd both say where the datastore is: want one of them")}
+	var where []string
+	for _, flag := range []struct{ name, value string }{{"--lab", g.lab}, {"--etcd", g.etcd}, {"--kubeconfig", g.kubeconfig}, {"--context", g.kubeContext}} {
+		if flag.value != "" && !(flag.name == "--context" && g.kubeconfig != "") {
+			where = append(where, flag.name)
+		}
+	}
+	if len(where) > 1 {
+		return usageError{fault.New(fault.Invalid, "%s all say where the cluster is: want one of them", joined(where))}
 	}
 	return nil
 }
@@ -96,7 +120,15 @@ func (g *globals) openStore(ctx context.Context) (store.Store, error) {
 	}
 	g.say("datastore %s (%s)", strings.Join(where.endpoints, ","), where.source)
 	g.opened = where
-	s, err := g.OpenStore(ctx, where.endpoints)
+	choice := storeopen.Choice{Endpoints: where.endpoints, Getenv: g.Getenv}
+	if where.kube != nil {
+		client, err := where.kube.connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		choice = storeopen.Choice{Kubernetes: true, Client: client, Getenv: g.Getenv}
+	}
+	s, err := g.OpenStore(ctx, choice)
 	if err != nil {
 		return nil, fmt.Errorf("open datastore at %s (%s): %w", strings.Join(where.endpoints, ","), where.source, err)
 	}

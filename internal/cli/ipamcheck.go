@@ -18,7 +18,7 @@ func newIPAMCheckCommand(g *globals) *cobra.Command {
 		Use:   "check",
 		Short: "Look for what is wrong with addresses, blocks and handles",
 		Long: `Compare what the datastore holds about addresses with itself, and with the pods
-that the agents within reach have: all of a lab, or this machine's. It looks
+that the agents within reach have: all of a cluster, or this machine's. It looks
 twice, a second apart, so that nothing counts that was being written. It
 changes nothing. The exit code is 10 if something was found.
 
@@ -63,7 +63,7 @@ func (g *globals) ipamCheck(ctx context.Context) error {
 }
 
 func (g *globals) printReport(r ipamReport) error {
-	agents := "no agent was asked: only this machine's and those of a lab are within reach, as root"
+	agents := "no agent was asked: those of a Kubernetes cluster are within reach, of a lab, or this machine's, as root"
 	if r.Totals.Nodes > 0 {
 		agents = fmt.Sprintf("the agents of %d nodes asked", r.Totals.Nodes)
 	}
@@ -89,20 +89,19 @@ func (g *globals) ipamClient(s store.Store) *ipam.Client {
 // podsWithinReach asks the agents that can be asked from here. One that does
 // not answer is left out: nothing is then said about its pods.
 func (g *globals) podsWithinReach(ctx context.Context) ([]ipam.Pods, error) {
-	doors, err := g.doors(ctx)
+	doors, err := g.doors(ctx, tracerGuest)
 	if err != nil {
 		g.say("no agent asked: %v", err)
 		return nil, nil
 	}
 	var all []ipam.Pods
-	for _, door := range doors {
-		endpoints, err := door.client.Endpoints(ctx)
-		if err != nil {
-			g.warn("the pods of %s are not known: %v", door.node, err)
+	for _, said := range askDoors(ctx, g, doors, endpointsOf) {
+		if said.err != nil {
+			g.warn("the pods of %s are not known: %v", said.node, said.err)
 			continue
 		}
-		pods := ipam.Pods{Node: door.node, Addresses: map[netip.Addr]string{}}
-		for _, ep := range endpoints {
+		pods := ipam.Pods{Node: said.node, Addresses: map[netip.Addr]string{}}
+		for _, ep := range said.value {
 			name := "pod " + ep.Namespace + "/" + ep.Pod
 			if ep.Pod == "" {
 				name = "container " + ep.ID.ContainerID

@@ -18,21 +18,30 @@ type place struct {
 	endpoints []string
 	source    string // "--etcd", "ETCD_ENDPOINTS", a file, or "lab NAME"
 	lab       string // the lab's name, "" outside labs
+	kube      *kubePlace
 }
 
-// locate finds the datastore: flag, environment, file, lab, in this order.
+// locate finds the datastore: flag, name of the program, environment, file,
+// lab, and the Kubernetes cluster kubectl would take, in this order.
 func (g *globals) locate() (place, error) {
+	switch {
+	case g.kubeconfig != "", g.kubeContext != "", g.Program == KubectlPlugin && g.etcd == "" && g.lab == "":
+		return g.kubernetes()
+	}
 	if g.etcd != "" {
 		return place{endpoints: split(g.etcd), source: "--etcd"}, nil
 	}
 	if g.lab != "" {
 		return g.labPlace(g.lab)
 	}
+	switch kind := g.Getenv("DATASTORE_TYPE"); kind {
+	case "", "etcdv3":
+	case "kubernetes":
+		return g.kubernetes()
+	default:
+		return place{}, fault.New(fault.Unsupported, "environment variable DATASTORE_TYPE %q: want etcdv3 or kubernetes", kind)
+	}
 	if endpoints := g.Getenv("ETCD_ENDPOINTS"); endpoints != "" {
-		if kind := g.Getenv("DATASTORE_TYPE"); kind != "" && kind != "etcdv3" {
-			return place{}, fault.Hint(fault.New(fault.Unsupported, "DATASTORE_TYPE %q: not supported yet: want etcdv3", kind),
-				"Unset it, or set it to etcdv3; the Kubernetes datastore comes with the Kubernetes issue.")
-		}
 		return place{endpoints: split(endpoints), source: "ETCD_ENDPOINTS"}, nil
 	}
 	endpoints, err := readConfigFile(g.ConfigFile)
@@ -41,6 +50,9 @@ func (g *globals) locate() (place, error) {
 	}
 	if len(endpoints) > 0 {
 		return place{endpoints: endpoints, source: g.ConfigFile}, nil
+	}
+	if len(g.labNames()) == 0 && g.hasKubernetes() {
+		return g.kubernetes()
 	}
 	return g.onlyLab()
 }
@@ -53,7 +65,7 @@ func (g *globals) onlyLab() (place, error) {
 		return g.labPlace(names[0])
 	case 0:
 		return place{}, fault.Hint(fault.New(fault.Unavailable, "find datastore: none is configured and there is no lab"),
-			"Start one with \"sudo ocicat lab up\", or name it with --etcd, ETCD_ENDPOINTS or etcdEndpoints in %s.", g.ConfigFile)
+			"Start one with \"sudo ocicat lab up\", or name it with --kubeconfig, --etcd, ETCD_ENDPOINTS or etcdEndpoints in %s.", g.ConfigFile)
 	}
 	return place{}, usageError{fault.Hint(fault.New(fault.Invalid, "find datastore: there are %d labs: %s", len(names), strings.Join(names, ", ")),
 		"Choose one with --lab NAME.")}

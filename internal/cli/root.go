@@ -4,6 +4,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/ocicat-net/ocicat/api/meta"
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -40,8 +41,17 @@ var commands = []struct {
 
 const rootLong = `ocicat shows and changes a cluster whose pods are routed by BGP.
 
-It finds the cluster's datastore through --etcd, else ETCD_ENDPOINTS, else
-etcdEndpoints in /etc/ocicat/ocicat.yaml, else the running lab.`
+It finds the cluster through --kubeconfig, --context, --etcd or --lab, else
+DATASTORE_TYPE=kubernetes or ETCD_ENDPOINTS, else etcdEndpoints in
+/etc/ocicat/ocicat.yaml, else the running lab, else as kubectl does: KUBECONFIG,
+~/.kube/config, or the service account of the pod it runs in.`
+
+const pluginLong = `kubectl ocicat shows and changes the network of a Kubernetes cluster whose pods
+are routed by BGP.
+
+It finds the cluster as kubectl does: --kubeconfig and --context, KUBECONFIG,
+~/.kube/config, or the service account of the pod it runs in. On a node without
+any of them it asks the node's agent, also while the API server is down.`
 
 // newRoot builds the whole command tree.
 func newRoot(g *globals) *cobra.Command {
@@ -73,7 +83,22 @@ func newRoot(g *globals) *cobra.Command {
 		root.AddCommand(command)
 	}
 	checkUsage(root)
+	if g.Program == KubectlPlugin {
+		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: KubectlPlugin}
+		root.Long = pluginLong
+		renameProgram(root)
+	}
 	return root
+}
+
+// renameProgram has all texts name the program as kubectl's plugin.
+func renameProgram(c *cobra.Command) {
+	for _, text := range []*string{&c.Long, &c.Example} {
+		*text = strings.NewReplacer("  "+Program+" ", "  "+KubectlPlugin+" ", `"`+Program+" ", `"`+KubectlPlugin+" ").Replace(*text)
+	}
+	for _, sub := range c.Commands() {
+		renameProgram(sub)
+	}
 }
 
 // runRoot answers a command line without a known verb.

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	v1 "github.com/ocicat-net/ocicat/api/v1"
+	"github.com/ocicat-net/ocicat/internal/admin"
 	"github.com/ocicat-net/ocicat/internal/speaker"
 )
 
@@ -63,20 +64,12 @@ func (g *globals) status(ctx context.Context) error {
 
 // reports asks the agents themselves.
 func (g *globals) reports(ctx context.Context) ([]*v1.NodeStatus, error) {
-	doors, err := g.doors(ctx)
-	if err != nil {
-		return nil, err
-	}
+	all, err := askAll(ctx, g, func(ctx context.Context, agent *admin.Client) (*v1.NodeStatus, error) { return agent.Report(ctx) })
 	var list []*v1.NodeStatus
-	for _, door := range doors {
-		report, err := door.client.Report(ctx)
-		if err != nil {
-			g.warn("%s: %v", door.node, err)
-			continue
-		}
-		list = append(list, report)
+	for _, said := range all {
+		list = append(list, said.value)
 	}
-	return list, nil
+	return list, err
 }
 
 func nodeNames(list []*v1.NodeStatus) []string {

@@ -24,21 +24,26 @@ import (
 func newTraceCommand(g *globals) *cobra.Command {
 	var opts traceOptions
 	c := &cobra.Command{
-		Use:   "trace POD POD",
-		Short: "Predict a packet's path between two pods and prove it",
+		Use:   "trace POD POD|ADDRESS",
+		Short: "Predict a packet's path from a pod and prove it",
 		Long: `Predict the path of an ICMP echo between two pods and of its reply from the
 state of the kernels on the way (routes by the kernel's own lookup, neighbours,
 links, settings), then send one and capture it on every interface. Each
 difference is a finding with its node and interface.
 
 A pod is named NAMESPACE/NAME, by its address, or by what is unique: NAME, or
-the beginning or end of NAME. Nothing is asked of the agents: the path is the kernels', also when
-agents are stopped. Needs root, as it enters the pods' namespaces.
+the beginning or end of NAME. On Kubernetes the agents ask their kernels. On a
+node and in a lab nothing is asked of the agents: the path is the kernels', also
+when agents are stopped; this needs root, as it enters the pods' namespaces.
+
+To an ADDRESS that is no pod's the path is predicted until it leaves the node,
+and with which source: natOutgoing gives it the node's.
 
 With -o wide the reply's path is shown too, and which frames were captured.
 Exit code 10 means that there are findings.`,
 		Example: `  ocicat trace devops/web-0 devops/web-1
-  ocicat trace web-0 172.16.109.65 --no-send`,
+  ocicat trace web-0 172.16.109.65 --no-send
+  ocicat trace web-0 192.0.2.1 -o wide`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error { return g.trace(c.Context(), args[0], args[1], opts) },
 	}
@@ -85,6 +90,9 @@ func (g *globals) trace(ctx context.Context, from, to string, opts traceOptions)
 		return err
 	}
 	target, err := world.find(to)
+	if addr, ok := isAddr(to); ok && addr.Is4() && fault.Is(err, fault.NotFound) {
+		target, err = trace.Outside(addr), nil
+	}
 	if err != nil {
 		return err
 	}
@@ -123,6 +131,9 @@ func (w *world) trace(ctx context.Context, from, to trace.Endpoint, opts traceOp
 		return result, nil, nil
 	}
 	expected := len(result.Prediction.Frames())
+	if result.Prediction.Outside {
+		expected *= 2 // the reply, which may not come
+	}
 	if !result.Prediction.Delivered { // look for frames that ought not to come, but not for long
 		opts.timeout, expected = min(opts.timeout, surpriseWait), 0
 	}
@@ -142,6 +153,7 @@ func (w *world) trace(ctx context.Context, from, to trace.Endpoint, opts traceOp
 	if run.RTT > 0 {
 		result.RTT, result.ReplyTTL = fmt.Sprintf("%.2f ms", float64(run.RTT.Microseconds())/1000), run.ReplyTTL
 	}
+	result.Prediction.Learn(result.Captured)
 	result.Findings = append(result.Findings, trace.Compare(result.Prediction, result.Captured)...)
 	return result, run.Captures, nil
 }
@@ -159,6 +171,9 @@ func taps(p trace.Prediction, from, to trace.Endpoint) []probe.Tap {
 		add(f.At, f.Dev)
 	}
 	for _, end := range []trace.Endpoint{from, to} {
+		if end.Place == (trace.Place{}) {
+			continue // outside
+		}
 		add(end.Place, end.IfName)
 		add(trace.Place{Node: end.Node}, end.HostIf)
 	}
@@ -175,6 +190,9 @@ func (g *globals) printTrace(w io.Writer, r traceResult) error {
 		if f.Remedy != "" {
 			fmt.Fprintf(w, "  %s\n", f.Remedy)
 		}
+	}
+	if r.Prediction.Outside {
+		return nil
 	}
 	if r.Prediction.Delivered {
 		fmt.Fprintf(w, "tunnel: none   mtu: %d end to end\n", r.Prediction.MTU)

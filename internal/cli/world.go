@@ -25,22 +25,32 @@ type world struct {
 	site  probe.Site
 	nodes []trace.Node
 	pods  []trace.Endpoint
-	whose string // of whose pods it knows, in hints
+	whose string   // of whose pods it knows, in hints
+	away  []string // nodes whose pods it does not know
 	close func()
 }
 
-// openWorld opens the lab's namespaces, or those of this node.
+// openWorld asks the agents of a Kubernetes cluster; in a lab or on a node it
+// opens the namespaces, for which it must be root.
 func (g *globals) openWorld(ctx context.Context) (*world, error) {
+	where, err := g.withinReach()
+	if err == nil && where.kube != nil {
+		w, err := g.kubeWorld(ctx, where.kube)
+		if err == nil || !g.isOnNode(err) {
+			return w, err
+		}
+		g.warn("%v: tracing between this machine's pods alone", err)
+		where = place{}
+	}
 	if os.Geteuid() != 0 {
 		return nil, fault.Hint(fault.New(fault.Invalid, "trace: needs root"), "It enters the pods' network namespaces: run the command with sudo.")
 	}
 	here := &places{kernels: probe.NewKernels(ctx)}
 	w := &world{site: here.kernels, close: here.close}
-	name, err := g.withinReach()
 	switch {
 	case err != nil:
-	case name != "":
-		err = w.addLab(here, name, g.LabDir)
+	case where.lab != "":
+		err = w.addLab(here, where.lab, g.LabDir)
 	default:
 		err = w.addThisNode(ctx, here, admin.Dial(g.AdminSocket))
 	}
@@ -126,13 +136,8 @@ func (w *world) addThisNode(ctx context.Context, here *places, agent *admin.Clie
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(endpoints, func(a, b admin.Endpoint) int { return a.Addr.Compare(b.Addr) })
-	for _, ep := range endpoints {
-		name := ep.Namespace + "/" + ep.Pod
-		if ep.Pod == "" {
-			name = ep.ID.ContainerID
-		}
-		end := trace.Endpoint{Place: trace.Place{Node: node, Pod: name}, Addr: ep.Addr, IfName: ep.ID.IfName, HostIf: ep.HostIf}
+	for _, ep := range sortedByAddr(endpoints) {
+		end := endOf(node, ep)
 		w.pods = append(w.pods, end)
 		if ep.NetnsPath == "" {
 			continue
@@ -142,6 +147,21 @@ func (w *world) addThisNode(ctx context.Context, here *places, agent *admin.Clie
 		}
 	}
 	return nil
+}
+
+// sortedByAddr orders pods by address, in place.
+func sortedByAddr(endpoints []admin.Endpoint) []admin.Endpoint {
+	slices.SortFunc(endpoints, func(a, b admin.Endpoint) int { return a.Addr.Compare(b.Addr) })
+	return endpoints
+}
+
+// endOf is a node's pod as trace knows it.
+func endOf(node string, ep admin.Endpoint) trace.Endpoint {
+	name := ep.Namespace + "/" + ep.Pod
+	if ep.Pod == "" {
+		name = ep.ID.ContainerID
+	}
+	return trace.Endpoint{Place: trace.Place{Node: node, Pod: name}, Addr: ep.Addr, IfName: ep.ID.IfName, HostIf: ep.HostIf}
 }
 
 // find returns the pod people mean: by namespace and name, by address, by a
@@ -162,6 +182,9 @@ func (w *world) find(word string) (trace.Endpoint, error) {
 	case len(matches) > 1:
 		err := fault.New(fault.Invalid, "pod %q: %d pods fit", word, len(matches))
 		return trace.Endpoint{}, usageError{fault.Hint(err, "Which one: %s?", podNames(matches))}
+	}
+	if len(w.away) > 0 {
+		return trace.Endpoint{}, fault.New(fault.Unavailable, "pod %q: not found, and the pods of %s are not known", word, someOf(w.away))
 	}
 	err := fault.New(fault.NotFound, "pod %q: not found", word)
 	if len(w.pods) == 0 {

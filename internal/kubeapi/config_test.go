@@ -15,10 +15,10 @@ import (
 
 func TestInCluster(t *testing.T) {
 	set := map[string]string{"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
-	cfg, err := InCluster(func(name string) string { return set[name] }, "/root")
+	cfg, err := InCluster(func(name string) string { return set[name] }, "/elsewhere")
 	want := Config{
 		Server: "https://[fd00::1]:443",
-		CAFile: "/root/var/run/secrets/kubernetes.io/serviceaccount/ca.crt", TokenFile: "/root/var/run/secrets/kubernetes.io/serviceaccount/token",
+		CAFile: "/elsewhere/var/run/secrets/kubernetes.io/serviceaccount/ca.crt", TokenFile: "/elsewhere/var/run/secrets/kubernetes.io/serviceaccount/token",
 	}
 	if diff := cmp.Diff(want, cfg); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
