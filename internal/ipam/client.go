@@ -77,7 +77,7 @@ func (c *Client) put(ctx context.Context, key store.Key, value []byte, prev stor
 			if !ambiguous {
 				return 0, err
 			}
-			if now, getErr := c.Store.Get(ctx, key); getErr == nil && string(now.Value) == string(value) {
+			if now, getErr := c.Store.Get(ctx, key); getErr == nil && sameObject(now.Value, value) {
 				return now.Revision, nil
 			}
 			return 0, fmt.Errorf("%w: %w", err, errUncertain)
