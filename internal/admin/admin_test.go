@@ -96,6 +96,10 @@ func (*fakeSite) Link(_ trace.Place, dev string) (host.Link, bool, error) {
 	return host.Link{Name: dev}, dev == "eth0", nil
 }
 
+func (*fakeSite) Masquerades(_ trace.Place, src, dst netip.Addr) (bool, error) {
+	return src.Less(dst), nil
+}
+
 func (f *fakeSite) Sysctl(trace.Place, string) (string, error) {
 	if f.broken {
 		return "", fault.Hint(fault.New(fault.Unavailable, "read: broken"), "mend it")

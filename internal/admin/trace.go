@@ -38,6 +38,13 @@ type question struct {
 	Neigh  *neighbour   `json:"neigh,omitempty"`
 	Link   string       `json:"link,omitempty"`
 	Sysctl string       `json:"sysctl,omitempty"`
+	// Masquerades asks about a packet that leaves, by its source and destination.
+	Masquerades *ends `json:"masquerades,omitempty"`
+}
+
+type ends struct {
+	Src netip.Addr `json:"src"`
+	Dst netip.Addr `json:"dst"`
 }
 
 type neighbour struct {
@@ -143,8 +150,10 @@ func ask(site probe.Site, q question) (f finding, err error) {
 		*f.Link, f.OK, err = site.Link(q.At, q.Link)
 	case q.Sysctl != "":
 		f.Sysctl, err = site.Sysctl(q.At, q.Sysctl)
+	case q.Masquerades != nil:
+		f.OK, err = site.Masquerades(q.At, q.Masquerades.Src, q.Masquerades.Dst)
 	default:
-		err = fault.New(fault.Invalid, "read question: want route, neigh, link or sysctl")
+		err = fault.New(fault.Invalid, "read question: want route, neigh, link, sysctl or masquerades")
 	}
 	return f, err
 }
@@ -221,6 +230,12 @@ func (s site) Link(at trace.Place, dev string) (l host.Link, ok bool, err error)
 func (s site) Sysctl(at trace.Place, path string) (string, error) {
 	f, err := s.ask(question{At: at, Sysctl: path})
 	return f.Sysctl, err
+}
+
+// Masquerades asks whether the node masquerades a packet.
+func (s site) Masquerades(at trace.Place, src, dst netip.Addr) (bool, error) {
+	f, err := s.ask(question{At: at, Masquerades: &ends{src, dst}})
+	return f.OK, err
 }
 
 // Send has the agent send.

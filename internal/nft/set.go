@@ -119,3 +119,43 @@ func sameElements(want, seen []nftables.SetElement) bool {
 	slices.SortStableFunc(seen, order)
 	return len(want) == len(seen) && slices.EqualFunc(want, seen, func(a, b nftables.SetElement) bool { return reflect.DeepEqual(a, b) })
 }
+
+// InSet reports whether an IPv4 address lies in a set of table inet NAME; a
+// table or a set that is not there holds nothing.
+func (h *Handle) InSet(name, set string, a netip.Addr) (bool, error) {
+	conn, err := nftables.New(nftables.WithNetNSFd(int(h.netns.Fd())))
+	if err != nil {
+		return false, wrap("reach nftables", err)
+	}
+	table, err := find(conn, name)
+	if err != nil || table == nil {
+		return false, wrap("read table inet "+name, err)
+	}
+	sets, err := conn.GetSets(table)
+	if err != nil {
+		return false, wrap("read sets of table inet "+name, err)
+	}
+	i := slices.IndexFunc(sets, func(s *nftables.Set) bool { return s.Name == set })
+	if i < 0 {
+		return false, nil
+	}
+	elements, err := conn.GetSetElements(sets[i])
+	if err != nil {
+		return false, wrap("read set "+set, err)
+	}
+	return covers(elements, a), nil
+}
+
+// covers reports whether the last element at or before the address begins an
+// interval.
+func covers(elements []nftables.SetElement, a netip.Addr) bool {
+	slices.SortStableFunc(elements, order)
+	within := false
+	for _, e := range elements {
+		if bytes.Compare(e.Key, a.AsSlice()) > 0 {
+			break
+		}
+		within = !e.IntervalEnd
+	}
+	return within
+}

@@ -8,9 +8,11 @@ import (
 	"net/netip"
 	"os"
 
+	"github.com/ocicat-net/ocicat/internal/core"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/kernel"
+	"github.com/ocicat-net/ocicat/internal/nft"
 	"github.com/ocicat-net/ocicat/internal/trace"
 )
 
@@ -73,6 +75,25 @@ func (k *Kernels) Neigh(at trace.Place, dev string, ip netip.Addr) (host.Neigh, 
 // Link is the device dev.
 func (k *Kernels) Link(at trace.Place, dev string) (host.Link, bool, error) {
 	return ask(k, at, func(h *kernel.Handle) (host.Link, error) { return h.Link(k.ctx, dev) })
+}
+
+// Masquerades asks the node's packet filter.
+func (k *Kernels) Masquerades(at trace.Place, src, dst netip.Addr) (bool, error) {
+	place := k.places[at]
+	if place == nil {
+		return false, nil
+	}
+	h, err := nft.OpenAt(place.ns)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = h.Close() }()
+	from, err := h.InSet(core.FilterTable, core.MasqueradeSet, src)
+	if err != nil || !from {
+		return false, err
+	}
+	inside, err := h.InSet(core.FilterTable, core.PoolsSet, dst)
+	return err == nil && !inside, err
 }
 
 // Sysctl reads a setting below /proc/sys.

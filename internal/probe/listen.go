@@ -4,7 +4,6 @@ package probe
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
@@ -33,7 +32,7 @@ func (k *Kernels) Listen(ctx context.Context, tag Tag, taps []Tap, ready func(),
 		if place == nil {
 			continue
 		}
-		fd, err := openTap(tap, place.ns, tag.id())
+		fd, err := openTap(tap, place.ns, tag)
 		if fault.Is(err, fault.NotFound) {
 			continue // no such interface: its frames will be missing, which is the finding
 		}
@@ -83,7 +82,7 @@ func parse(b []byte, tap Tap, tag Tag) (trace.Frame, bool) {
 	if len(b) < ethernet+ip+icmp+len(tag) || b[12] != 0x08 || b[13] != 0 || b[14] != 0x45 || b[23] != unix.IPPROTO_ICMP {
 		return trace.Frame{}, false
 	}
-	if kind := b[34]; (kind != echoRequest && kind != echoReply) || binary.BigEndian.Uint16(b[38:]) != tag.id() {
+	if kind := b[34]; kind != echoRequest && kind != echoReply {
 		return trace.Frame{}, false
 	}
 	if Tag(b[ethernet+ip+icmp:]) != tag {
@@ -98,8 +97,8 @@ func parse(b []byte, tap Tap, tag Tag) (trace.Frame, bool) {
 }
 
 // openTap opens a packet socket on the tap's interface that passes only ICMP
-// packets with the probe's identifier.
-func openTap(tap Tap, ns *os.File, id uint16) (int, error) {
+// packets with the beginning of the probe's tag.
+func openTap(tap Tap, ns *os.File, tag Tag) (int, error) {
 	fd := -1
 	err := netns.Do(ns, func() error {
 		index, err := interfaceIndex(tap.Dev)
@@ -109,7 +108,7 @@ func openTap(tap Tap, ns *os.File, id uint16) (int, error) {
 		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
 			return fault.New(fault.Internal, "open packet socket: %w", err)
 		}
-		if err := attachFilter(fd, id); err != nil {
+		if err := attachFilter(fd, tag); err != nil {
 			return err
 		}
 		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index})

@@ -85,16 +85,17 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// attachFilter lets only ICMP packets with the identifier through, so that a
-// busy interface does not overflow the socket.
-func attachFilter(fd int, id uint16) error {
+// attachFilter lets only ICMP packets with the tag's first bytes through, so
+// that a busy interface does not overflow the socket. The identifier would not
+// do: masquerading changes it.
+func attachFilter(fd int, tag Tag) error {
 	program := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 12},                               // EtherType
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.ETH_P_IP, Jt: 0, Jf: 5},     // IPv4
 		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 23},                               // protocol
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_ICMP, Jt: 0, Jf: 3}, // ICMP
-		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 38},                               // identifier, behind an IP header of 20 bytes
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(id), Jt: 0, Jf: 1},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 42},                               // data, behind an IP header of 20 bytes
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: binary.BigEndian.Uint32(tag[:]), Jt: 0, Jf: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 	}

@@ -55,6 +55,15 @@ func (s Sites) Link(at trace.Place, dev string) (host.Link, bool, error) {
 	return site.Link(at, dev)
 }
 
+// Masquerades asks the node of at.
+func (s Sites) Masquerades(at trace.Place, src, dst netip.Addr) (bool, error) {
+	site, err := s.of(at)
+	if err != nil {
+		return false, err
+	}
+	return site.Masquerades(at, src, dst)
+}
+
 // Sysctl asks the node of at.
 func (s Sites) Sysctl(at trace.Place, path string) (string, error) {
 	site, err := s.of(at)

@@ -32,8 +32,14 @@ func Compare(p Prediction, captured []Frame) []Finding {
 	if f, ok := surprise(p, left); ok {
 		findings = append(findings, f)
 	}
+	if f, ok := unanswered(p, left); ok && !lost {
+		findings = append(findings, f)
+	}
 	if p.Delivered && !lost {
 		for _, f := range left {
+			if p.Outside && f.Reply {
+				continue // how many routers it crossed is not known
+			}
 			findings = append(findings, Finding{Severity: Deviation, At: f.At, Dev: f.Dev, Text: fmt.Sprintf("a frame nobody predicted: %s → %s ttl %d", f.SrcMAC, f.DstMAC, f.TTL)})
 		}
 	}

@@ -21,14 +21,18 @@ const EchoLength = 98
 // maxNodes bounds a walk that goes in circles.
 const maxNodes = 16
 
-// Predict walks a packet from one pod to another and its reply back.
+// Predict walks a packet from one pod to another and its reply back, or from a
+// pod to an Outside until it leaves the node.
 func Predict(o Oracle, nodes []Node, from, to Endpoint) (Prediction, error) {
+	if to.outside() {
+		return predictOutside(o, nodes, from, to)
+	}
 	var p Prediction
-	request := walker{oracle: o, nodes: nodes, from: from, to: to, ttl: FirstTTL}
+	request := walker{oracle: o, nodes: nodes, from: from, to: to, src: from.Addr, ttl: FirstTTL}
 	if err := request.walk(); err != nil {
 		return p, err
 	}
-	reply := walker{oracle: o, nodes: nodes, from: to, to: from, ttl: FirstTTL, reply: true}
+	reply := walker{oracle: o, nodes: nodes, from: to, to: from, src: to.Addr, ttl: FirstTTL, reply: true}
 	if err := reply.walk(); err != nil {
 		return p, err
 	}
@@ -80,6 +84,7 @@ type walker struct {
 	oracle    Oracle
 	nodes     []Node
 	from, to  Endpoint
+	src       netip.Addr // as the packet has it now
 	ttl       int
 	reply     bool
 	hops      []Hop
@@ -458,7 +463,7 @@ func (w *walker) record(at Place, dev string, c crossing, decision string) {
 	w.hops = append(w.hops, Hop{
 		Frame: Frame{
 			At: at, Dev: dev, SrcMAC: c.link.MAC, DstMAC: c.dst,
-			Src: w.from.Addr, Dst: w.to.Addr, TTL: w.ttl, Length: EchoLength, Reply: w.reply,
+			Src: w.src, Dst: w.to.Addr, TTL: w.ttl, Length: EchoLength, Reply: w.reply,
 		},
 		Decision: decision,
 	})

@@ -42,6 +42,12 @@ func (w world) Link(at trace.Place, dev string) (host.Link, bool, error) {
 	return l, ok, nil
 }
 
+// Masquerades is so in this world for all that goes out from the article's
+// pool, where a node has the setting "masquerades".
+func (w world) Masquerades(at trace.Place, _, _ netip.Addr) (bool, error) {
+	return w[at].Sysctls["masquerades"] != "", nil
+}
+
 func (w world) Sysctl(at trace.Place, path string) (string, error) { return w[at].Sysctls[path], nil }
 
 var (

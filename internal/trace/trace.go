@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package trace says where a packet between two pods goes and why: Predict
+// Package trace says where a packet from a pod goes and why: Predict
 // walks the path by asking each kernel on it what it would do, Compare holds
 // the prediction against captured frames. It is pure: kernels are reached
 // through the Oracle, frames are given as values.
@@ -57,6 +57,9 @@ type Oracle interface {
 	Neigh(at Place, dev string, ip netip.Addr) (n host.Neigh, ok bool, err error)
 	// Link is the device dev, if there is one.
 	Link(at Place, dev string) (l host.Link, ok bool, err error)
+	// Masquerades says whether the node gives a packet that leaves it, from src
+	// to dst, its own address as source: natOutgoing.
+	Masquerades(at Place, src, dst netip.Addr) (bool, error)
 	// Sysctl reads a setting below /proc/sys; "" when it does not exist.
 	Sysctl(at Place, path string) (string, error)
 }
@@ -116,8 +119,9 @@ type Prediction struct {
 	Request   []Hop     `json:"request"`
 	Reply     []Hop     `json:"reply"`
 	Findings  []Finding `json:"findings"`
-	Delivered bool      `json:"delivered"` // the request reaches its end and the reply comes back
-	MTU       int       `json:"mtu"`       // smallest on the path
+	Delivered bool      `json:"delivered"`         // the request reaches its end and the reply comes back; Outside: it leaves the node
+	Outside   bool      `json:"outside,omitempty"` // the end is no pod: nothing is predicted beyond the node, and no reply
+	MTU       int       `json:"mtu"`               // smallest on the path
 }
 
 // Frames are all predicted frames, the request's first.
