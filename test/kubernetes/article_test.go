@@ -38,24 +38,21 @@ protocol bgp rack0 { local 192.168.0.2 as 64512; neighbor range 192.168.0.0/24 a
 protocol bgp rack1 { local 192.168.1.2 as 64512; neighbor range 192.168.1.0/24 as 64512; passive; rr client; ipv4 { import all; export all; next hop self; }; }
 `
 
-// peers ends the full mesh and has every node peer with its rack's gateway.
-const peers = `
-{apiVersion: projectcalico.org/v3, kind: BGPConfiguration, metadata: {name: default}, spec: {nodeToNodeMeshEnabled: false}}
----
-{apiVersion: projectcalico.org/v3, kind: BGPPeer, metadata: {name: rack0}, spec: {peerIP: 192.168.0.2, asNumber: 64512, nodeSelector: "rack == '0'"}}
----
-{apiVersion: projectcalico.org/v3, kind: BGPPeer, metadata: {name: rack1}, spec: {peerIP: 192.168.1.2, asNumber: 64512, nodeSelector: "rack == '1'"}}
-`
+// noMesh ends the full mesh.
+const noMesh = `{apiVersion: projectcalico.org/v3, kind: BGPConfiguration, metadata: {name: default}, spec: {nodeToNodeMeshEnabled: false}}`
+
+// gateway has a node peer with the gateway of its rack.
+const gateway = `{apiVersion: projectcalico.org/v3, kind: BGPPeer, metadata: {name: gateway-%s}, spec: {node: %[1]s, peerIP: 192.168.%d.2, asNumber: 64512}}`
 
 // TestRacks is the article's manifest on three nodes in two racks, with a
 // router between them that the nodes peer with.
 func TestRacks(t *testing.T) {
 	c := cluster.Up(t, cluster.Options{Nodes: 3, Racks: 2})
 	c.Router(router)
-	for i, node := range c.Names {
-		c.Kubectl("label", "node", node, fmt.Sprintf("rack=%d", i%2))
-	}
 	c.Install()
-	c.Apply(peers)
+	c.Apply(noMesh)
+	for i, node := range c.Names {
+		c.Apply(fmt.Sprintf(gateway, node, i%2))
+	}
 	c.Article(t)
 }
