@@ -153,6 +153,7 @@ type Agent struct {
 	verify       sync.Once
 	verified     chan struct{} // closed after the first pass with full knowledge
 	uplink       chosen
+	served       atomic.Bool // Status was without an error once since the boot
 	know         sync.Once
 	known        chan struct{} // closed once this node and its pools are known
 }

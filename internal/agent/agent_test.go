@@ -244,6 +244,20 @@ func TestWrongNode(t *testing.T) {
 	nstest.Eventually(t, 5*time.Second, func() bool { return n.agent.Status(t.Context(), cniwire.StatusRequest{}) == nil }, "STATUS says yes")
 }
 
+// TestStatusAfterServing: once a node served pods, what refuses an ADD is not
+// said of the node, also by the next agent of the same boot.
+func TestStatusAfterServing(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	status := func() error { return n.agent.Status(t.Context(), cniwire.StatusRequest{}) }
+	nstest.Eventually(t, 5*time.Second, func() bool { return status() == nil }, "STATUS says yes")
+	n.stop()
+	n.start()
+	if err := status(); err != nil {
+		t.Errorf("STATUS of the next agent, at its start: %v", err)
+	}
+}
+
 // lines cuts a command's output into lines without trailing blanks.
 func lines(out string) []string {
 	var list []string

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -240,10 +242,22 @@ func (a *Agent) detach(ctx context.Context, att journal.Attachment) error {
 	return nil
 }
 
-// Status says why an Add would not succeed now.
+// Status says whether this node has its network: why pods may not reach
+// anything (code 51), and until it was so once since the boot, why they cannot
+// be served. Later nothing that an Add would be refused for is said: a runtime
+// that hears of it takes the node out, and its pods out of their services,
+// while their network is there. The runtime tries an Add again by itself.
 func (a *Agent) Status(context.Context, cniwire.StatusRequest) error {
 	if err := a.limited(); err != nil {
 		return cniwire.WithCode(cniwire.CodeLimited, fault.Hint(err, "ocicat status says what the kernel refused; the agent keeps trying."))
+	}
+	served := filepath.Join(a.cfg.RunDir, cniwire.ServedFile)
+	if a.served.Load() {
+		return nil
+	}
+	if _, err := os.Stat(served); err == nil {
+		a.served.Store(true)
+		return nil
 	}
 	if err := a.serving(); err != nil {
 		return err
@@ -253,7 +267,14 @@ func (a *Agent) Status(context.Context, cniwire.StatusRequest) error {
 	default:
 		return fault.Hint(fault.New(fault.Unavailable, "the node and its pools are not known yet"), "An agent that starts for the first time needs its datastore; then there must be an IPPool.")
 	}
-	return a.reserve.Available()
+	if err := a.reserve.Available(); err != nil {
+		return err
+	}
+	a.served.Store(true)
+	if err := os.WriteFile(served, nil, 0o600); err != nil {
+		a.log.Warn("the runtime is told that this node is not ready whenever its agent is away", "error", err)
+	}
+	return nil
 }
 
 // limitedGrace is how long the kernel must have refused: what goes at the next

@@ -193,6 +193,27 @@ func TestHugeStdin(t *testing.T) {
 	}
 }
 
+// TestAgentAwayIsNoReason: STATUS says nothing against a node whose agent was
+// there since the boot, whether it is gone or hangs.
+func TestAgentAwayIsNoReason(t *testing.T) {
+	r := chaos.Begin(t, "A22", "the agent away, as in an update, after it served pods", "STATUS 0, ADD 11")
+	run := t.TempDir()
+	away := &agent{socket: filepath.Join(run, "cni.sock")}
+	if got := away.fails(t, "STATUS", "1.1.0"); got.Code != 50 {
+		t.Errorf("never served: STATUS = %+v, want code 50", got)
+	}
+	r.Twinf("an agent that never served since the boot: STATUS 50")
+	if err := os.WriteFile(filepath.Join(run, cniwire.ServedFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	out, code := away.exec(t, "STATUS", "1.1.0")
+	if code != 0 {
+		t.Errorf("STATUS exits with %d: %s", code, out)
+	}
+	r.Measuredf("STATUS %d after %d ms", code, time.Since(begin).Milliseconds())
+}
+
 // TestAgentDown: a runtime is told at once, and a DEL is not lost.
 func TestAgentDown(t *testing.T) {
 	chaos.Begin(t, "A22", "the agent never started, or killed, its socket there", "code 11 in < 1 s, DEL 0, STATUS 50").

@@ -67,6 +67,10 @@ type AddRequest struct {
 	NodeName string `json:"nodeName,omitempty"`
 }
 
+// ServedFile is the name of an empty file beside the agent's socket: since the
+// boot, an agent of this node was ready to serve pods.
+const ServedFile = "served"
+
 // AddResult is what an attachment looks like when it is done. A repeated Add
 // answers the first one's.
 type AddResult struct {

@@ -27,7 +27,7 @@ func TestGone(t *testing.T) {
 	}()
 	var conns localconn.Conns
 	dial := func(local string) net.Conn {
-		d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+		d := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(local), 0))}
 		conn, err := conns.Dial(t.Context(), d, "tcp", listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
