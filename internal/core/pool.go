@@ -9,6 +9,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/problem"
+	"github.com/ocicat-net/ocicat/internal/selector"
 )
 
 // poolProblems are what is wrong with the pools as this node sees them.
@@ -28,8 +29,21 @@ func poolProblems(s *cluster.Snapshot) []problem.Problem {
 		if other, ok := overlappedPool(s.Pools[:i], pool); ok {
 			problems = append(problems, problem.New(problem.PoolsOverlap, pool.Name, pool.Name, other))
 		}
+		problems = append(problems, selectorProblems(pool)...)
 		if mode := encapsulation(pool); mode != "" {
 			problems = append(problems, problem.New(problem.EncapUnsupported, pool.Name, pool.Name, mode))
+		}
+	}
+	return problems
+}
+
+// selectorProblems are the selectors of a pool that cannot be read: no CEL rule
+// of its definition can tell.
+func selectorProblems(pool cluster.Pool) []problem.Problem {
+	var problems []problem.Problem
+	for _, field := range []struct{ name, text string }{{"nodeSelector", pool.NodeSelector}, {"namespaceSelector", pool.NamespaceSelector}} {
+		if _, err := selector.Parse(field.text); err != nil {
+			problems = append(problems, problem.New(problem.PoolSelector, pool.Name, pool.Name, field.name, err))
 		}
 	}
 	return problems

@@ -26,6 +26,7 @@ const (
 	PoolOverlap      Code = "OC2001"
 	NoFreeAddress    Code = "OC2002"
 	AddressTaken     Code = "OC2006"
+	PoolSelector     Code = "OC2007"
 	EncapUnsupported Code = "OC4002"
 	PoolsOverlap     Code = "OC2004"
 	NoPool           Code = "OC2005"
@@ -74,6 +75,7 @@ var Table = []Entry{
 	{PoolsOverlap, "pools overlap", "pool %s overlaps pool %s: the later one is not used", "Delete one of the two, or correct its CIDR."},
 	{NoPool, "no pool", "no enabled IP pool selects this node: pods cannot get an address", "Create an IPPool: ocicat apply -f pool.yaml"},
 	{AddressTaken, "address held by another", "address %s of %s is held by %s in the datastore", "Two pods use one address: delete the pod named first, its replacement gets another. A datastore restored from a backup, or two machines of one node name, can cause this."},
+	{PoolSelector, "selector of a pool not understood", "pool %s: %s: %s: the pool selects nothing", "Correct the selector, as in projectcalico.org/zone == 'a'; all() selects everything."},
 	{ConflistShadowed, "another CNI configuration comes first", "%s sorts before %s, so new pods of this node do not use ocicat", "Move that file away; pods that were made with it keep its network until they are deleted. Or choose a name that sorts before it with CNI_CONF_NAME."},
 	{PolicyIgnored, "network policies not enforced", "%d NetworkPolicies exist, and this version enforces none: every pod reaches every pod", "Do not rely on them: keep what must be kept apart on other networks, or delete them so that nobody does. They come with a later version."},
 	{EndpointBroken, "endpoint broken", "endpoint %s: %s", "Delete the pod; its replacement is plumbed anew."},
