@@ -41,7 +41,7 @@ func TestWrongManifests(t *testing.T) {
 	for _, wrong := range []struct{ name, manifest, code string }{
 		{"pool overlaps the nodes", pool("wrong", "cidr: 192.168.0.0/20"), "OC2001"},
 		{"pool overlaps a pool", pool("wrong", "cidr: 172.16.128.0/20"), "OC2004"},
-		{"selector", pool("wrong", `cidr: 10.1.0.0/16, nodeSelector: "role == "`), "OC5002"},
+		{"selector", pool("wrong", `cidr: 10.1.0.0/16, nodeSelector: "role == "`), "OC2007"},
 	} {
 		t.Run("told "+wrong.name, func(t *testing.T) {
 			c.Kubectl("delete", "events", "--all")
@@ -51,7 +51,7 @@ func TestWrongManifests(t *testing.T) {
 				return
 			}
 			defer c.Kubectl("delete", "ippools.projectcalico.org", "wrong")
-			took := c.Await(toldLimit, "event "+wrong.code, func() error {
+			took := c.With(t).Await(toldLimit, "event "+wrong.code, func() error {
 				out, err := c.TryKubectl("get", "events", "-o", "custom-columns=:.reason,:.message")
 				if err != nil || !strings.Contains(out, wrong.code) {
 					return errAwaited(out, err)
@@ -66,7 +66,7 @@ func TestWrongManifests(t *testing.T) {
 		{"outside all pools", `cni.projectcalico.org/ipAddrs: '["203.0.113.1"]'`, "203.0.113.1"},
 		{"unknown pool", `cni.projectcalico.org/ipv4pools: '["nowhere"]'`, "nowhere"},
 	} {
-		t.Run("pod "+wrong.name, func(t *testing.T) { wrongPod(t, c, wrong.annotation, wrong.says) })
+		t.Run("pod "+wrong.name, func(t *testing.T) { wrongPod(t, c.With(t), wrong.annotation, wrong.says) })
 	}
 }
 

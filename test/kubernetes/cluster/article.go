@@ -75,9 +75,7 @@ func (c *Cluster) Article(t *testing.T) (a, b Pod) {
 func (c *Cluster) check(t *testing.T, name string, condition func() error) {
 	t.Helper()
 	t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
-		inner := *c
-		inner.t = t
-		inner.Await(checkLimit, name, condition)
+		c.With(t).Await(checkLimit, name, condition)
 	})
 }
 

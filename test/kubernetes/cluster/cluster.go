@@ -151,6 +151,13 @@ func sweep(t testing.TB, built string) {
 	}
 }
 
+// With is the cluster for a subtest: what fails, fails that.
+func (c *Cluster) With(t testing.TB) *Cluster {
+	inner := *c
+	inner.t = t
+	return &inner
+}
+
 func (c *Cluster) down() {
 	if c.t.Failed() {
 		c.report()
