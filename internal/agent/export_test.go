@@ -29,3 +29,6 @@ const StartWindow = startWindow
 
 // StuckAfter has loops count as stuck after d, before Run.
 func (a *Agent) StuckAfter(d time.Duration) { a.beats.StuckAfter = d }
+
+// HintFilter starts a pass over the packet filter.
+func (a *Agent) HintFilter() { a.loop.Mark(sectionFilter) }

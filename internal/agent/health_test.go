@@ -152,6 +152,7 @@ func TestStuckLoop(t *testing.T) {
 	if code, text := probe(t, "/liveness"); code != 200 {
 		t.Errorf("at first %d %s", code, text)
 	}
+	n.agent.HintFilter()
 	nstest.Eventually(t, 20*time.Second, func() bool {
 		code, text := probe(t, "/liveness")
 		return code == 503 && strings.HasPrefix(text, "stuck: reconciling the filter for ") && !strings.Contains(text, ",")
