@@ -74,7 +74,7 @@ func Kinds() []Kind {
 		},
 		{
 			Name: v3.KindIPReservation, APIVersion: v3.APIVersion, Stored: store.IPReservation, Plural: "ipreservations",
-			Words: []string{"ipreservation", "reservation", "reservations"}, New: func() Object { return &v3.IPReservation{Type: v3Type(v3.KindIPReservation)} },
+			Words: []string{"ipreservation", "reservation", "reservations", "ipr"}, New: func() Object { return &v3.IPReservation{Type: v3Type(v3.KindIPReservation)} },
 			Columns: reservationColumns,
 		},
 		{
