@@ -97,7 +97,8 @@ func (c *Cluster) AgentPID(node string) (int, error) {
 	for _, proc := range procs {
 		comm, _ := os.ReadFile(filepath.Join(proc, "comm"))
 		at, _ := os.Readlink(filepath.Join(proc, "ns/net"))
-		if strings.TrimSpace(string(comm)) == "ocicatd" && at == ns {
+		cmdline, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
+		if strings.TrimSpace(string(comm)) == "ocicatd" && at == ns && !strings.Contains(string(cmdline), "\x00controller") {
 			var pid int
 			_, err := fmt.Sscan(filepath.Base(proc), &pid)
 			return pid, err
