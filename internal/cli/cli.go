@@ -155,8 +155,8 @@ func (g *globals) printError(err error) {
 	fmt.Fprintf(g.stderr, "ocicat: %s %v\n", g.errPaint(bad, "error:"), err)
 	hint := fault.HintOf(err)
 	switch {
-	case kubeapi.IsForbidden(err) && !errors.As(err, new(roleHint)):
-		hint = "Ask an administrator of the cluster for the ClusterRole ocicat-viewer, or for ocicat-admin to change something."
+	case kubeapi.IsForbidden(err):
+		hint = roleHint(err)
 	case hint == "" && fault.Is(err, fault.Unavailable) && g.opened.source != "":
 		hint = fmt.Sprintf("The datastore is looked for at %s (%s): is it running?", strings.Join(g.opened.endpoints, ", "), g.opened.source)
 	}

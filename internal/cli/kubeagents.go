@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -202,16 +203,29 @@ func (k *kubeAgents) token(ctx context.Context, namespace string, as guest) (str
 	return answer.Status.Token, nil
 }
 
-// roleHint marks an error whose hint names the role to ask for.
-type roleHint struct{ error }
+// lacksRole is the error of somebody who may not come to agents as a guest.
+type lacksRole struct {
+	err error
+	as  guest
+}
 
-// Unwrap is the error without the mark.
-func (r roleHint) Unwrap() error { return r.error }
+func (l lacksRole) Error() string { return l.err.Error() }
+func (l lacksRole) Unwrap() error { return l.err }
 
 // wantsRole adds to an error of somebody who lacks a right which role has it.
 func wantsRole(err error, as guest) error {
 	if !kubeapi.IsForbidden(err) {
 		return err
 	}
-	return roleHint{fault.Hint(err, "Ask an administrator of the cluster for the ClusterRole %s: docs/security.md says how it is bound.", as)}
+	return lacksRole{err, as}
+}
+
+// roleHint names the role to ask for; of people who do not come to agents only
+// the right to look is known to be missing.
+func roleHint(err error) string {
+	var lacks lacksRole
+	if errors.As(err, &lacks) {
+		return fmt.Sprintf("Ask an administrator of the cluster for the ClusterRole %s; docs/security.md says how to bind it.", lacks.as)
+	}
+	return "Ask an administrator of the cluster for the ClusterRole ocicat-viewer, or ocicat-admin to change something; docs/security.md says how to bind them."
 }
