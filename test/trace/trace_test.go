@@ -163,7 +163,7 @@ func TestNames(t *testing.T) {
 		{[]string{"trace", "web-0", "web-1"}, invalid, "ocicat: error: pod \"web-1\": 2 pods fit\nocicat: hint: Which one: shop/web-1, blog/web-1?\n"},
 		{[]string{"trace", "web-0", "web"}, invalid, "ocicat: error: pod \"web\": 3 pods fit\nocicat: hint: Which one: shop/web-0, shop/web-1, blog/web-1?\n"},
 		{[]string{"trace", "web-0", "172.16.196.1"}, invalid, "ocicat: error: web-0 and 172.16.196.1 are the same pod: want two\n"},
-		{[]string{"trace", "web-0"}, invalid, "ocicat: error: ocicat trace: accepts 2 arg(s), received 1\nocicat: hint: Usage: ocicat trace POD POD [flags]\n"},
+		{[]string{"trace", "web-0"}, invalid, "ocicat: error: ocicat trace: accepts 2 arg(s), received 1\nocicat: hint: Usage: ocicat trace POD POD|ADDRESS [flags]\n"},
 		{[]string{"trace", "web-0", "shop/web-1", "--pcap", "/nonexistent/x.pcap"}, fault.Invalid.ExitCode(), "ocicat: error: write captured frames: open /nonexistent/x.pcap: no such file or directory\nocicat: hint: Name a file that can be written with --pcap.\n"},
 		{[]string{"status", "--node", "nope"}, notFound, "ocicat: error: node \"nope\": no such node\nocicat: hint: Nodes are k8s-master-1.\n"},
 		{[]string{"bgp", "routes", "--node", "nope"}, notFound, "ocicat: error: node \"nope\": no such node\nocicat: hint: Nodes are k8s-master-1.\n"},
@@ -282,11 +282,17 @@ func TestOnANode(t *testing.T) {
 	if out := l.Node(node1, program+"status"); !strings.Contains(out, "2/2 nodes ready") || !strings.Contains(out, "No problems.") {
 		t.Errorf("status:\n%s", out)
 	}
-	var stderr bytes.Buffer
-	argv := append(strings.Fields(program), "trace", "jenkins-56b6774bb6-d8v8b", "172.16.196.1")
-	code, err := l.ExecNode(t.Context(), node1, argv, lab.Streams{Err: &stderr})
-	want := "ocicat: error: pod \"172.16.196.1\": not found\nocicat: hint: This node, k8s-node-1, has devops/busybox-77649b9c55-s7zfv, devops/jenkins-56b6774bb6-d8v8b.\n"
+	var stdout, stderr bytes.Buffer
+	streams := lab.Streams{Out: &stdout, Err: &stderr}
+	argv := append(strings.Fields(program), "trace", "jenkins-56b6774bb6-d8v8b", "no-such-pod")
+	code, err := l.ExecNode(t.Context(), node1, argv, streams)
+	want := "ocicat: error: pod \"no-such-pod\": not found\nocicat: hint: This node, k8s-node-1, has devops/busybox-77649b9c55-s7zfv, devops/jenkins-56b6774bb6-d8v8b.\n"
 	if err != nil || code != fault.NotFound.ExitCode() || stderr.String() != want {
-		t.Errorf("a pod of another node: exit %d, %v\n%s", code, err, stderr.String())
+		t.Errorf("no pod: exit %d, %v\n%s", code, err, stderr.String())
+	}
+	argv[len(argv)-1] = "172.16.196.1" // a pod of another node: its path is followed as far as this node goes
+	code, err = l.ExecNode(t.Context(), node1, argv, streams)
+	if err != nil || code != cli.ExitOK || !strings.Contains(stdout.String(), "172.16.196.0/26 via 192.168.0.11 dev ens160 proto bird") || strings.Contains(stdout.String(), "natOutgoing") {
+		t.Errorf("a pod of another node: exit %d, %v\n%s%s", code, err, stdout.String(), stderr.String())
 	}
 }
