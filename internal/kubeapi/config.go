@@ -39,7 +39,8 @@ type Config struct {
 	// Timeout bounds each request; default 8 s.
 	Timeout time.Duration
 	// Rate is how many requests a second we make at most, Burst how many at
-	// once after a quiet time; defaults 50 and 100.
+	// once after a quiet time; defaults 50 and 200: a hundred pods that start
+	// together must not wait for each other.
 	Rate  float64
 	Burst int
 	// Log gets what no caller sees. Default none.
@@ -104,7 +105,7 @@ func (c Config) withDefaults() Config {
 		c.Rate = 50
 	}
 	if c.Burst == 0 {
-		c.Burst = 100
+		c.Burst = 200
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -17,17 +17,24 @@ import (
 // profile is where the kinds are held: as New was told, else as the server
 // says when it is asked for the first time.
 func (s *Store) profile(ctx context.Context) (shape.Profile, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.chosen != nil {
-		return *s.chosen, nil
+	if p := s.chosen.Load(); p != nil {
+		return *p, nil
+	}
+	select {
+	case s.looking <- struct{}{}:
+		defer func() { <-s.looking }()
+	case <-ctx.Done():
+		return shape.Profile{}, fault.New(fault.Unavailable, "look for Calico's resources: %w", context.Cause(ctx))
+	}
+	if p := s.chosen.Load(); p != nil {
+		return *p, nil
 	}
 	p, err := s.detect(ctx)
 	if err != nil {
 		return shape.Profile{}, err
 	}
 	s.log.Info("found Calico's resources", "group", p.Name)
-	s.chosen = &p
+	s.chosen.Store(&p)
 	return p, nil
 }
 

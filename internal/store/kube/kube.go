@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"sync"
 	"sync/atomic"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -28,8 +27,8 @@ type Store struct {
 	brief  bool // of Nodes their metadata alone is listed and watched
 	log    *slog.Logger
 
-	mu     sync.Mutex     // held while the profile is looked for
-	chosen *shape.Profile // nil before that
+	chosen  atomic.Pointer[shape.Profile] // nil until it is found
+	looking chan struct{}                 // full while somebody looks for it
 
 	// unselectable is set when the server does not know the field we select
 	// affinities by; everything is read then.
@@ -57,13 +56,13 @@ const Automatic = ""
 // New returns a store that speaks through client, and closes it when it is
 // closed. Another group than those of cfg is Invalid.
 func New(client *kubeapi.Client, cfg Config) (*Store, error) {
-	s := &Store{client: client, brief: cfg.Brief, log: cfg.Log}
+	s := &Store{client: client, brief: cfg.Brief, log: cfg.Log, looking: make(chan struct{}, 1)}
 	if cfg.Group == Automatic {
 		return s, nil
 	}
 	for _, p := range []shape.Profile{shape.V3(), shape.V1()} {
 		if p.Name == cfg.Group {
-			s.chosen = &p
+			s.chosen.Store(&p)
 			return s, nil
 		}
 	}
@@ -155,7 +154,7 @@ func (s *Store) source(ctx context.Context, kind store.Kind, prefix string) (kub
 	}
 	r, _ := p.Resource(kind)
 	source := kubeapi.Source{Kind: kind, Path: r.Path(), Brief: s.brief && kind == store.Node, Decode: r.Decode}
-	if !s.unselectable.Load() {
+	if kind != store.Affinity || !s.unselectable.Load() {
 		source.Query = r.Select(prefix)
 	}
 	return source, nil
