@@ -157,7 +157,9 @@ func unpack(kind store.Kind, e store.Entry) (store.Entry, error) {
 	var v struct {
 		Payload          string
 		Metadata         struct{ Annotations map[string]string }
-		Attributes       []struct{ Handle_id string }
+		Attributes       []struct {
+			HandleID string `json:"handle_id"`
+		}
 		MaxBlocksPerHost int
 	}
 	if err := json.Unmarshal(e.Value, &v); err != nil {
@@ -167,7 +169,7 @@ func unpack(kind store.Kind, e store.Entry) (store.Entry, error) {
 		v.Payload = carried
 	}
 	for _, a := range v.Attributes {
-		v.Payload = a.Handle_id
+		v.Payload = a.HandleID
 	}
 	if kind == store.IPAMConfig && v.MaxBlocksPerHost == len(kind) {
 		v.Payload = text([]byte(kind)) // its schema has no room for another text
