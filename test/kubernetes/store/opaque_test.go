@@ -155,9 +155,9 @@ func spec(kind store.Kind) fields {
 // unpack is the entry that was packed.
 func unpack(kind store.Kind, e store.Entry) (store.Entry, error) {
 	var v struct {
-		Payload          string
-		Metadata         struct{ Annotations map[string]string }
-		Attributes       []struct {
+		Payload    string
+		Metadata   struct{ Annotations map[string]string }
+		Attributes []struct {
 			HandleID string `json:"handle_id"`
 		}
 		MaxBlocksPerHost int
