@@ -159,6 +159,10 @@ func (reviewer) Review(_ context.Context, token, audience string) (string, error
 // forward is the API server and the kubelet: it connects to an agent, or waits
 // where there is none.
 func (s *kubeScene) forward(w http.ResponseWriter, r *http.Request, running *sync.WaitGroup) {
+	if r.Header.Get("Accept") != "*/*" { // as the API server does
+		deny(w, http.StatusNotAcceptable, "406: Not Acceptable")
+		return
+	}
 	at, ok := s.agents[r.PathValue("name")]
 	if !ok {
 		<-r.Context().Done()

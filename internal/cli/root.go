@@ -36,6 +36,7 @@ var commands = []struct {
 	{groupResources, newNodeCommand},
 	{groupLab, newLabCommand},
 	{groupOther, newExplainCommand},
+	{groupOther, newSysdumpCommand},
 	{groupOther, newVersionCommand},
 }
 

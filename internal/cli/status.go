@@ -44,10 +44,20 @@ func (g *globals) status(ctx context.Context) error {
 		g.warn("%v: showing what the agents within reach say", err)
 		list = asked
 	}
+	if err := g.printStatus(list); err != nil {
+		return err
+	}
+	if countProblems(list) > 0 {
+		return errProblems
+	}
+	return nil
+}
+
+// printStatus prints the nodes, and in the formats for people what is wrong.
+func (g *globals) printStatus(list []*v1.NodeStatus) error {
 	if err := g.show(list, nodeNames(list), func(wide bool) *table { return g.statusTable(list, wide) }); err != nil {
 		return err
 	}
-	problems := countProblems(list)
 	if g.output == "wide" {
 		if err := g.printAddresses(g.stdout, list); err != nil {
 			return err
@@ -55,9 +65,6 @@ func (g *globals) status(ctx context.Context) error {
 	}
 	if g.output == "" || g.output == "wide" {
 		g.printProblems(g.stdout, list)
-	}
-	if problems > 0 {
-		return errProblems
 	}
 	return nil
 }

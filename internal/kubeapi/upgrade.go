@@ -47,6 +47,7 @@ func (c *Client) upgrade(ctx context.Context, q Request, header http.Header) (*h
 	if err != nil {
 		return nil, fault.New(fault.Internal, "%s: %w", q.What, err)
 	}
+	r.Header.Set("Accept", "*/*") // the API server refuses to answer an upgrade with JSON
 	for name, values := range header {
 		r.Header[name] = values
 	}
