@@ -175,12 +175,9 @@ func withoutUser(endpoint string) string {
 	return endpoint
 }
 
-// dial connects so that the kernel notices a peer that fell silent. gRPC adds
-// a limit for data in flight, from the keepalive timeout.
+// dial connects and remembers the connection.
 func (c *connections) dial(ctx context.Context, address string) (net.Conn, error) {
-	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: tcpIdle, Interval: tcpInterval, Count: tcpProbes,
-	}}
+	d := dialer()
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return d.DialContext(ctx, "unix", "/"+strings.TrimLeft(path, "/"))
 	}

@@ -4,11 +4,35 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
+	"syscall"
 
+	"golang.org/x/sys/unix"
 	grpccredentials "google.golang.org/grpc/credentials"
 )
+
+// dialer connects so that the kernel notices a peer that fell silent, also
+// with data in flight. gRPC sets the limit for those only on connections that
+// are a plain *net.TCPConn, and ours are remembered ones.
+func dialer() *net.Dialer {
+	return &net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: tcpIdle, Interval: tcpInterval, Count: tcpProbes,
+		},
+		Control: func(network, _ string, c syscall.RawConn) error {
+			if !strings.HasPrefix(network, "tcp") {
+				return nil
+			}
+			var inner error
+			err := c.Control(func(fd uintptr) {
+				inner = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(pingTimeout.Milliseconds()))
+			})
+			return errors.Join(err, inner)
+		},
+	}
+}
 
 // transport secures connections with files read for each of them: a
 // certificate that was replaced counts from the next connection on.
