@@ -4,7 +4,9 @@ package cli
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -197,6 +199,38 @@ func TestNoAgents(t *testing.T) {
 	if got := s.run("bgp", "routes"); got.code != 8 || strings.Contains(got.stderr, "ClusterRole") {
 		t.Errorf("without an API server: %+v", got)
 	}
+}
+
+// TestOnNode: on a node the agent's socket is used where there is no kubeconfig,
+// and where the API server does not answer; not where somebody lacks a right.
+func TestOnNode(t *testing.T) {
+	s, master, _ := articleScene(t)
+	socket := filepath.Join(s.dir, "admin.sock")
+	server := admin.New(socket, admin.Door{Source: master, Drainer: master, Tracer: newArticleNet()}, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	<-server.Ready()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	kubeconfig := filepath.Join(s.dir, "kubeconfig")
+	check := func(what string, got outcome, code, lines int, stderr string) {
+		t.Helper()
+		if got.code != code || strings.Count(got.stdout, "\n") != lines || !strings.Contains(got.stderr, stderr) || (stderr == "") != (got.stderr == "") {
+			t.Errorf("%s: %+v, want code %d, %d lines, %q", what, got, code, lines, stderr)
+		}
+	}
+	check("no kubeconfig", s.runOn(socket, "bgp", "routes"), ExitOK, 2, "")
+	check("all agents", s.runOn(socket, "bgp", "routes", "--kubeconfig", kubeconfig), ExitOK, 3, "")
+	s.denied = "/"
+	check("no right", s.runOn(socket, "bgp", "routes", "--kubeconfig", kubeconfig), 8, 0, "ClusterRole ocicat-tracer")
+	s.server.Close()
+	check("no API server", s.runOn(socket, "bgp", "routes", "--kubeconfig", kubeconfig), ExitOK, 2, "asking this machine's agent alone")
+	check("wrong kubeconfig", s.runOn(socket, "bgp", "routes", "--kubeconfig", socket+".none"), 3, 0, "read KUBECONFIG")
 }
 
 // endpointFor is a pod as its agent knows it.

@@ -226,10 +226,11 @@ type outcome struct {
 
 // run is a command line of the cluster's user.
 func (s *kubeScene) run(args ...string) outcome {
-	return s.runOn("", args...)
+	s.t.Helper()
+	return s.runOn(filepath.Join(s.dir, "none"), append([]string{"--kubeconfig", filepath.Join(s.dir, "kubeconfig")}, args...)...)
 }
 
-// runOn is one on a machine with an agent's socket.
+// runOn is one on a machine that may have an agent's socket.
 func (s *kubeScene) runOn(socket string, args ...string) outcome {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
@@ -239,7 +240,7 @@ func (s *kubeScene) runOn(socket string, args ...string) outcome {
 		Program: KubectlPlugin,
 		Stdin:   strings.NewReader(""), Stdout: &stdout, Stderr: &stderr,
 		Getenv: func(string) string { return "" }, Now: func() time.Time { return now },
-		ConfigFile: filepath.Join(s.dir, "none"), LabDir: filepath.Join(s.dir, "labs"), AdminSocket: filepath.Join(s.dir, "none", socket),
+		ConfigFile: filepath.Join(s.dir, "none"), LabDir: filepath.Join(s.dir, "labs"), AdminSocket: socket,
 		OpenStore: func(ctx context.Context, choice storeopen.Choice) (store.Store, error) {
 			if !choice.Kubernetes || choice.Client == nil {
 				s.t.Errorf("store opened with %+v", choice)
@@ -247,6 +248,6 @@ func (s *kubeScene) runOn(socket string, args ...string) outcome {
 			choice.Client.Close()
 			return shared{s.store}, nil
 		},
-	}, append([]string{"--kubeconfig", filepath.Join(s.dir, "kubeconfig")}, args...))
+	}, args)
 	return outcome{code, stdout.String(), strings.ReplaceAll(stderr.String(), s.server.URL, "SERVER")}
 }

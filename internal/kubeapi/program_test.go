@@ -3,7 +3,15 @@
 package kubeapi
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -225,4 +233,57 @@ func FuzzGiven(f *testing.F) {
 			t.Errorf("%q: nothing given", data)
 		}
 	})
+}
+
+// TestProgramGivesCertificate: the server sees the certificate the program
+// prints.
+func TestProgramGivesCertificate(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, "{%q:1}", r.TLS.PeerCertificates[0].Subject.CommonName)
+	}))
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	server.StartTLS()
+	defer server.Close()
+	p := newProgram(t, server.URL)
+	p.write("config", strings.ReplaceAll(strings.ReplaceAll(aProgram, "SERVER", server.URL), "cluster: {server", "cluster: {insecure-skip-tls-verify: true, server"), 0o600)
+	cert, key := newCertificate(t, "anna")
+	answer, err := json.Marshal(map[string]any{
+		"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+		"status": map[string]any{"clientCertificateData": cert, "clientKeyData": key},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write("answer", string(answer), 0o600)
+	c := p.client()
+	for range 2 {
+		if data, err := c.Call(t.Context(), Request{What: "get", Method: http.MethodGet, Path: "/x"}); err != nil || string(data) != `{"anna":1}` {
+			t.Errorf("%s, %v", data, err)
+		}
+	}
+	if runs := p.runs(); len(runs) != 1 {
+		t.Errorf("%d runs, want one", len(runs))
+	}
+}
+
+// newCertificate is a certificate that signs itself, and its key, as PEM.
+func newCertificate(t *testing.T, name string) (cert, key string) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind string, data []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: data}))
+	}
+	return block("CERTIFICATE", der), block("PRIVATE KEY", secret)
 }
