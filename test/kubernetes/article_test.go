@@ -34,8 +34,8 @@ const router = `
 router id 192.168.0.2;
 protocol device {}
 protocol kernel { ipv4 { export all; }; }
-protocol bgp rack0 { local 192.168.0.2 as 64512; neighbor range 192.168.0.0/24 as 64512; passive; rr client; ipv4 { import all; export all; next hop self; }; }
-protocol bgp rack1 { local 192.168.1.2 as 64512; neighbor range 192.168.1.0/24 as 64512; passive; rr client; ipv4 { import all; export all; next hop self; }; }
+protocol bgp rack0 { local 192.168.0.2 as 64512; neighbor range 192.168.0.0/24 as 64512; direct; passive; rr client; ipv4 { import all; export all; next hop self; }; }
+protocol bgp rack1 { local 192.168.1.2 as 64512; neighbor range 192.168.1.0/24 as 64512; direct; passive; rr client; ipv4 { import all; export all; next hop self; }; }
 `
 
 // noMesh ends the full mesh.
