@@ -38,6 +38,10 @@ func newUndertaker(a *Agent) *undertaker {
 // the kernel as much time as destroying sixty.
 const gather = 20 * time.Millisecond
 
+// pace is the least time between two rounds: each lists the connections of the
+// node, for which the kernel walks its whole table, however few there are.
+const pace = 250 * time.Millisecond
+
 // burialGrace is how long an ADD waits for the DEL of the same attachment
 // before it.
 const burialGrace = 2 * time.Second
@@ -63,6 +67,7 @@ func (u *undertaker) wake() {
 func (u *undertaker) Run(ctx context.Context) error {
 	close(u.ready)
 	for {
+		began := time.Now()
 		if err := u.round(ctx); err != nil && ctx.Err() == nil {
 			u.agent.log.Warn("detached links not destroyed yet, trying again", "error", err)
 			time.AfterFunc(retryBurial, u.wake)
@@ -72,7 +77,7 @@ func (u *undertaker) Run(ctx context.Context) error {
 			return nil
 		case <-u.kick:
 		}
-		if !sleep(ctx, gather) {
+		if !sleep(ctx, max(gather, pace-time.Since(began))) {
 			return nil
 		}
 	}

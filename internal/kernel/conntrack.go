@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,16 +42,18 @@ const connectionCount = "net/netfilter/nf_conntrack_count"
 func (h *Handle) FlushConnections(ctx context.Context, addrs ...netip.Addr) error {
 	// Listing walks the whole hash table, 262,144 buckets, however few
 	// connections are in it: 5 ms of CPU that most nodes need not spend.
-	if count, err := h.Sysctl(connectionCount); len(addrs) == 0 || (err == nil && count == "0") {
+	count, err := h.Sysctl(connectionCount)
+	if len(addrs) == 0 || (err == nil && count == "0") {
 		return nil
 	}
+	tracked, _ := strconv.Atoi(count) // 0 where it is not known
 	s, err := h.openSocket(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return err
 	}
 	defer s.close()
 	var del batch
-	for _, list := range connectionLists(addrs) {
+	for _, list := range connectionLists(addrs, tracked) {
 		found, err := s.connections(ctx, list, addrs)
 		if err != nil {
 			return err
@@ -71,17 +74,21 @@ func (h *Handle) FlushConnections(ctx context.Context, addrs ...netip.Addr) erro
 	return errors.Join(errs...)
 }
 
-// connectionLists are the requests that list what may concern addrs. For one
-// address the kernel filters (since 5.8; an older one lists all): an address
-// that takes part is the source in one direction or the other, unless
-// translated into something that is.
-func connectionLists(addrs []netip.Addr) []*batch {
+// manyConnections is from how many on reading all of them costs more than
+// walking the table twice.
+const manyConnections = 10_000
+
+// connectionLists are the requests that list what may concern addrs. Of many
+// for one address the kernel filters (since 5.8; an older one lists all): an
+// address that takes part is the source in one direction or the other, unless
+// translated into something that is. Each direction is a walk of its own.
+func connectionLists(addrs []netip.Addr, tracked int) []*batch {
 	all := func() *batch {
 		b := &batch{}
 		b.add(ctGet, 0, "list connections", nfgen())
 		return b
 	}
-	if len(addrs) > 1 {
+	if len(addrs) > 1 || tracked < manyConnections {
 		return []*batch{all()}
 	}
 	var lists []*batch
