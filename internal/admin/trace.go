@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -175,7 +176,10 @@ func hear(w http.ResponseWriter, r *http.Request, tracer Tracer) {
 	defer done()
 	out, lines := http.NewResponseController(w), json.NewEncoder(w)
 	w.Header().Set("Content-Type", "application/x-ndjson")
+	var one sync.Mutex // the first frames can come while "ready" is still being written
 	say := func(line heard) {
+		one.Lock()
+		defer one.Unlock()
 		if lines.Encode(line) != nil || out.Flush() != nil {
 			cancel() // the client is gone
 		}

@@ -92,12 +92,13 @@ func TestDeadNode(t *testing.T) {
 	s.dead("k8s-node-2", "192.168.0.13")
 	s.pod("k8s-node-3", "Pending", "", agentPort)
 	got := s.run("bgp", "routes")
-	want := `waiting for k8s-node-2
-ocicat: warning: k8s-node-2: no answer within 5s
+	waiting, warnings, _ := strings.Cut(got.stderr, "\n")
+	want := `ocicat: warning: k8s-node-2: no answer within 5s
 ocicat: warning: k8s-node-3: its agent's pod kube-system/ocicat-node-k8s-node-3 is Pending
 `
-	if got.code != ExitProblems || strings.Count(got.stdout, "installed") != 2 || got.stderr != want {
-		t.Errorf("%+v, want on standard error\n%s", got, want)
+	if got.code != ExitProblems || strings.Count(got.stdout, "installed") != 2 || warnings != want ||
+		!strings.HasPrefix(waiting, "waiting for ") || !strings.HasSuffix(waiting, "k8s-node-2") { // a slow machine waits for others too
+		t.Errorf("%+v, want on standard error whom one waits for, and\n%s", got, want)
 	}
 }
 
