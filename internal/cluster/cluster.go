@@ -162,6 +162,9 @@ type Snapshot struct {
 	// PastPools are the CIDRs of every pool this node ever saw: only routes
 	// inside them can be ours.
 	PastPools []netip.Prefix
+	// HadNAT says that a pool has natOutgoing, or had since the agent started:
+	// there may be connections whose source was translated.
+	HadNAT bool
 	Host      Host
 	// StoreSynced says that every feed of the datastore (or its local copy)
 	// has delivered a full set; nothing is deleted before.

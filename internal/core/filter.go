@@ -23,7 +23,7 @@ var loopback = netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
 // address.
 func Filter(s *cluster.Snapshot) host.Table {
 	pods := s.Settings.InterfacePrefix
-	sets, nat := wantNAT(s.Pools)
+	sets, nat := wantNAT(s)
 	return host.Table{Name: FilterTable, Sets: sets, Chains: append([]host.Chain{
 		{Name: "prerouting", Hook: host.Prerouting, Priority: host.PriorityRaw, Drops: []host.Drop{
 			{In: pods, Src: loopback, Why: "127/8 stays inside the host"},

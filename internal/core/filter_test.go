@@ -31,7 +31,7 @@ func TestFilter(t *testing.T) {
 			{CIDR: netip.MustParsePrefix("10.9.0.0/16"), NATOutgoing: true, Disabled: true},
 			{CIDR: netip.MustParsePrefix("192.168.0.0/24"), Disabled: true},
 		}},
-		"testdata/nat-off.nft": {Settings: cluster.Settings{InterfacePrefix: "cali"}, Pools: []cluster.Pool{pool("172.16.0.0/16", false)}},
+		"testdata/nat-off.nft": {HadNAT: true, Settings: cluster.Settings{InterfacePrefix: "cali"}, Pools: []cluster.Pool{pool("172.16.0.0/16", false)}},
 	} {
 		got := core.Filter(s).String()
 		if *update {

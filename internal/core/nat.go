@@ -21,12 +21,13 @@ const (
 // is in no pool. Disabled pools count on both sides, as in Calico: their pods
 // live on, and a pool may be there only to say where nothing is masqueraded.
 //
-// The chain stands as long as there is a pool, even if none has natOutgoing.
-// Without any NAT the kernel tracks no connections and translates none: taking
-// the chain away, or bringing it, would break the connections of the moment.
-func wantNAT(pools []cluster.Pool) ([]host.Set, []host.Chain) {
+// The chain stands from the first pool with natOutgoing on, also when that says
+// so no more: without any NAT the kernel translates nothing, and taking the
+// chain away would break the connections of the moment. On nodes that never had
+// such a pool there is none, and the kernel tracks no connections for us.
+func wantNAT(s *cluster.Snapshot) ([]host.Set, []host.Chain) {
 	var all, from []netip.Prefix
-	for _, p := range pools {
+	for _, p := range s.Pools {
 		if !p.CIDR.Addr().Is4() {
 			continue
 		}
@@ -35,7 +36,7 @@ func wantNAT(pools []cluster.Pool) ([]host.Set, []host.Chain) {
 			from = append(from, p.CIDR)
 		}
 	}
-	if len(all) == 0 {
+	if len(all) == 0 || len(from) == 0 && !s.HadNAT {
 		return nil, nil
 	}
 	return []host.Set{{Name: PoolsSet, Prefixes: apart(all)}, {Name: MasqueradeSet, Prefixes: apart(from)}},

@@ -90,6 +90,7 @@ func (f *Feed) SetCluster(c Cluster) {
 		s.Nodes, s.Pools, s.BGP, s.Peers, s.Settings = c.Nodes, c.Pools, c.BGP, c.Peers, c.Settings
 		s.StoreSynced = s.StoreSynced || c.Synced
 		s.PastPools = withPools(s.PastPools, c.Pools)
+		s.HadNAT = s.HadNAT || slices.ContainsFunc(c.Pools, func(p cluster.Pool) bool { return p.NATOutgoing })
 	})
 }
 

@@ -21,6 +21,7 @@ import (
 // withPools is our table for pods in 172.16.0.0/16 and what else is a pool.
 func withPools(nat bool, more ...cluster.Pool) host.Table {
 	return core.Filter(&cluster.Snapshot{
+		HadNAT:   true,
 		Settings: cluster.Settings{InterfacePrefix: "cali"},
 		Pools:    append([]cluster.Pool{{CIDR: prefix("172.16.0.0/16"), NATOutgoing: nat}}, more...),
 	})
@@ -235,7 +236,7 @@ func TestEdgesOfTheAddressSpace(t *testing.T) {
 		for _, p := range list {
 			pools = append(pools, cluster.Pool{CIDR: prefix(p), NATOutgoing: true})
 		}
-		want := core.Filter(&cluster.Snapshot{Settings: cluster.Settings{InterfacePrefix: "cali"}, Pools: pools})
+		want := core.Filter(&cluster.Snapshot{HadNAT: true, Settings: cluster.Settings{InterfacePrefix: "cali"}, Pools: pools})
 		apply(t, h, want, true)
 		apply(t, h, want, false)
 		if listed := ns.Run("nft", "list", "set", "inet", core.FilterTable, core.PoolsSet); !strings.Contains(listed, strings.TrimSuffix(list[0], "/32")) {

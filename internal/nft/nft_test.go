@@ -40,7 +40,7 @@ table ip6 ocicat {
 `
 
 func wanted() host.Table {
-	return core.Filter(&cluster.Snapshot{Settings: cluster.Settings{InterfacePrefix: "cali"}, Pools: []cluster.Pool{
+	return core.Filter(&cluster.Snapshot{HadNAT: true, Settings: cluster.Settings{InterfacePrefix: "cali"}, Pools: []cluster.Pool{
 		{CIDR: prefix("172.16.0.0/16"), NATOutgoing: true},
 		{CIDR: prefix("10.1.0.0/24"), NATOutgoing: true},
 		{CIDR: prefix("10.1.1.0/24"), NATOutgoing: true}, // the next one
