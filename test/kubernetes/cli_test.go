@@ -32,7 +32,7 @@ func newPlugin(t *testing.T) plugin {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(filepath.Join(dir, "dumps"), 0o700), os.Chmod(filepath.Join(dir, "dumps"), 0o777)); err != nil {
 		t.Fatal(err)
 	}
 	p := plugin{t: t, dir: dir, program: filepath.Join(dir, "kubectl-ocicat")}
@@ -130,6 +130,7 @@ func TestKubectlOcicat(t *testing.T) {
 		{tracer, "bgp routes", 0, []string{master, worker, "installed"}},
 		{tracer, "trace devops/" + from.Name + " devops/" + to.Name, 0, []string{"predicted and observed agree", "tunnel: none"}},
 		{tracer, "trace " + to.IP + " " + from.IP, 0, []string{"predicted and observed agree"}},
+		{tracer, "sysdump --file " + filepath.Join(p.dir, "dumps", "all"), 0, []string{" files"}},
 		{tracer, "drain " + worker, 8, []string{"ClusterRole ocicat-admin"}},
 	} {
 		begin := time.Now()
