@@ -28,7 +28,7 @@ func TestConformance(t *testing.T) {
 	upstream(t, cluster.Options{}, cluster.Conformance)
 }
 
-// TestServices are upstream's 34 of services, host ports and connection
+// TestServices are upstream's 35 of services, host ports and connection
 // tracking, with the older of what nodes run.
 func TestServices(t *testing.T) {
 	upstream(t, cluster.Options{Proxy: "iptables", Containerd: "debian"}, cluster.Services)

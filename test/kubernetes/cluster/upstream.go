@@ -27,7 +27,7 @@ var (
 	Conformance = Suite{Focus: `sig-network.*Conformance`, Tests: 47, Limit: 40 * time.Minute}
 	// Services are Granular Checks, HostPort, connection tracking, and services
 	// of type ClusterIP and NodePort.
-	Services = Suite{Focus: `Networking Granular Checks|HostPort|Conntrack should be able to preserve|Services.*(ClusterIP|NodePort).*Conformance`, Tests: 34, Limit: 75 * time.Minute}
+	Services = Suite{Focus: `Networking Granular Checks|HostPort|Conntrack should be able to preserve|Services.*(ClusterIP|NodePort).*Conformance`, Tests: 35, Limit: 75 * time.Minute}
 )
 
 // ran finds how many tests ran, passed and failed.
