@@ -37,7 +37,7 @@ func TestRequestFromConfigurationAndEnvironment(t *testing.T) {
 		{"capabilities", with(`"runtimeConfig":{"mac":"0e:1c:2c:f6:2a:f9","ips":["172.16.196.1/24"]}`), "IP=9.9.9.9;MAC=0e:1c:2c:f6:2a:00", cniwire.AddRequest{IPs: wanted, MAC: mac}},
 		{"args", with(`"args":{"cni":{"ips":["172.16.196.1"],"labels":[{"key":"a"}]}}`), "IP=9.9.9.9", cniwire.AddRequest{IPs: wanted}},
 		{"annotations", with(`"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"cni.projectcalico.org/ipAddrs":"[\"172.16.196.1\"]","cni.projectcalico.org/hwAddr":"0e:1c:2c:f6:2a:f9","cni.projectcalico.org/ipv4pools":"[\"a\",\"10.0.0.0/16\"]","other":"x"}},"ipam":{"type":"calico-ipam","ipv4_pools":["b"]}`), "",
-			cniwire.AddRequest{IPs: wanted, MAC: mac, Pools: []string{"a", "10.0.0.0/16"}}},
+			cniwire.AddRequest{IPs: wanted, MAC: mac, Pools: []string{"a", "10.0.0.0/16"}, Annotated: true, PoolsNoted: true}},
 		{"Calico's configuration", with(`"mtu":1450,"nodename":"k8s-node-1","datastore_type":"kubernetes","log_level":"info","ipam":{"type":"calico-ipam","assign_ipv4":"true","assign_ipv6":"false","ipv4_pools":["b"]},"policy":{"type":"k8s"},"kubernetes":{"kubeconfig":"/x"},"container_settings":{"allow_ip_forwarding":false}`), "",
 			cniwire.AddRequest{MTU: 1450, NodeName: "k8s-node-1", Pools: []string{"b"}}},
 		{"nothing before us", with(`"prevResult":null`), "", cniwire.AddRequest{}},
