@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package controller does on Kubernetes what concerns the whole cluster and no
-// agent has the right to: it gives back what nodes hold that are gone. Agents
-// without Kubernetes elect one of themselves for it.
+// agent has the right to: it gives back what nodes hold that are gone, and says
+// at each IPPool whether it can be used. Agents without Kubernetes elect one of
+// themselves to give back.
 //
-// It rests while Calico's own collector runs: that one frees by other rules,
-// and nothing here may rest on what another frees.
+// Nothing is given back while Calico's own collector runs: that one frees by
+// other rules, and nothing here may rest on what another frees.
 package controller
 
 import (
@@ -57,8 +58,17 @@ const calico = "calico-kube-controllers"
 
 var calicoNamespaces = []string{"kube-system", "calico-system"}
 
-// Run collects until ctx ends, but for while Calico's collector runs.
+// Run does both until ctx ends, and collects but while Calico's collector runs.
 func (c *Controller) Run(ctx context.Context) error {
+	var judging sync.WaitGroup
+	defer judging.Wait()
+	judging.Go(func() { newPoolStatus(c.cfg.Client, c.cfg.Store, c.log).run(ctx) })
+	c.collect(ctx)
+	return nil
+}
+
+// collect collects but while Calico's collector runs.
+func (c *Controller) collect(ctx context.Context) {
 	var (
 		stop    context.CancelFunc
 		running sync.WaitGroup
@@ -90,7 +100,7 @@ func (c *Controller) Run(ctx context.Context) error {
 			if stop != nil {
 				stop()
 			}
-			return nil
+			return
 		case <-time.After(c.cfg.Times.Beat):
 		}
 	}

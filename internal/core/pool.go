@@ -22,11 +22,20 @@ func poolProblems(s *cluster.Snapshot) []problem.Problem {
 	if len(usable) == 0 {
 		problems = append(problems, problem.New(problem.NoPool, ""))
 	}
-	for i, pool := range s.Pools {
+	for _, pool := range s.Pools {
 		if dev, net := overlappedNetwork(s, pool.CIDR); dev != "" && !pool.Disabled { // a disabled one may say where nothing is masqueraded
-			problems = append(problems, problem.New(problem.PoolOverlap, pool.Name, pool.Name+" "+pool.CIDR.String(), fmt.Sprintf("network %s on %s", net, dev)))
+			problems = append(problems, problem.New(problem.PoolOverlap, pool.Name, pool.Name+" "+pool.CIDR.String(), fmt.Sprintf("network %s on %s", net, dev), "this node"))
 		}
-		if other, ok := overlappedPool(s.Pools[:i], pool); ok {
+	}
+	return append(problems, PoolProblems(s.Pools)...)
+}
+
+// PoolProblems are what is wrong with pools on every node alike. Of two that
+// overlap it is about the one that stands later; a snapshot has them by name.
+func PoolProblems(pools []cluster.Pool) []problem.Problem {
+	var problems []problem.Problem
+	for i, pool := range pools {
+		if other, ok := overlappedPool(pools[:i], pool); ok {
 			problems = append(problems, problem.New(problem.PoolsOverlap, pool.Name, pool.Name, other))
 		}
 		problems = append(problems, selectorProblems(pool)...)

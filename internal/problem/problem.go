@@ -27,6 +27,7 @@ const (
 	NoFreeAddress    Code = "OC2002"
 	AddressTaken     Code = "OC2006"
 	PoolSelector     Code = "OC2007"
+	PoolOfServices   Code = "OC2008"
 	EncapUnsupported Code = "OC4002"
 	PoolsOverlap     Code = "OC2004"
 	NoPool           Code = "OC2005"
@@ -70,12 +71,13 @@ var Table = []Entry{
 	{PeerASMismatch, "peer AS differs", "peer %s: its OPEN says AS %s, configured is AS %s", "Correct spec.asNumber of the BGPPeer, or the node's AS."},
 	{OutsidePools, "learned route outside all pools", "route %s from %s lies in no IP pool: not installed", "Add an IPPool that covers it, or stop the peer announcing it."},
 	{PeerUnusable, "BGP peer not usable", "peer %s: %s", "Correct the BGPPeer: ocicat get bgppeer -o yaml"},
-	{PoolOverlap, "pool overlaps a node network", "pool %s overlaps %s: the pool is not used on this node", "Choose another CIDR for the pool, or disable it."},
+	{PoolOverlap, "pool overlaps a node network", "pool %s overlaps %s: the pool is not used on %s", "Choose another CIDR for the pool, or disable it."},
 	{NoFreeAddress, "no free address", "no free address for a pod: %s", "ocicat ipam show --show-blocks lists who holds what; add a pool or enlarge one."},
 	{PoolsOverlap, "pools overlap", "pool %s overlaps pool %s: the later one is not used", "Delete one of the two, or correct its CIDR."},
 	{NoPool, "no pool", "no enabled IP pool selects this node: pods cannot get an address", "Create an IPPool: ocicat apply -f pool.yaml"},
 	{AddressTaken, "address held by another", "address %s of %s is held by %s in the datastore", "Two pods use one address: delete the pod named first, its replacement gets another. A datastore restored from a backup, or two machines of one node name, can cause this."},
 	{PoolSelector, "selector of a pool not understood", "pool %s: %s: %s: the pool selects nothing", "Correct the selector, as in projectcalico.org/zone == 'a'; all() selects everything."},
+	{PoolOfServices, "pool overlaps the service range", "pool %s overlaps the service range %s: a pod and a Service may have one address", "Make another pool outside of that range, disable this one, and move its pods."},
 	{ConflistShadowed, "another CNI configuration comes first", "%s sorts before %s, so new pods of this node do not use ocicat", "Move that file away; pods that were made with it keep its network until they are deleted. Or choose a name that sorts before it with CNI_CONF_NAME."},
 	{PolicyIgnored, "network policies not enforced", "%d NetworkPolicies exist, and this version enforces none: every pod reaches every pod", "Do not rely on them: keep what must be kept apart on other networks, or delete them so that nobody does. They come with a later version."},
 	{EndpointBroken, "endpoint broken", "endpoint %s: %s", "Delete the pod; its replacement is plumbed anew."},
