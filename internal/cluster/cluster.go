@@ -165,7 +165,7 @@ type Snapshot struct {
 	// HadNAT says that a pool has natOutgoing, or had since the agent started:
 	// there may be connections whose source was translated.
 	HadNAT bool
-	Host      Host
+	Host   Host
 	// StoreSynced says that every feed of the datastore (or its local copy)
 	// has delivered a full set; nothing is deleted before.
 	StoreSynced bool
