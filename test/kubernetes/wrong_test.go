@@ -41,6 +41,7 @@ func TestWrongManifests(t *testing.T) {
 	for _, wrong := range []struct{ name, manifest, code string }{
 		{"pool overlaps the nodes", pool("wrong", "cidr: 192.168.0.0/20"), "OC2001"},
 		{"pool overlaps a pool", pool("wrong", "cidr: 172.16.128.0/20"), "OC2004"},
+		{"pool overlaps the services", pool("wrong", "cidr: 10.96.0.0/20"), "OC2008"},
 		{"selector", pool("wrong", `cidr: 10.1.0.0/16, nodeSelector: "role == "`), "OC2007"},
 	} {
 		t.Run("told "+wrong.name, func(t *testing.T) {
