@@ -4,20 +4,25 @@ package datastore
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	v1 "github.com/ocicat-net/ocicat/api/v1"
 	"github.com/ocicat-net/ocicat/internal/admin"
 	"github.com/ocicat-net/ocicat/internal/lab"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/speaker"
 	"github.com/ocicat-net/ocicat/test/chaos"
 	"github.com/ocicat-net/ocicat/test/labtest"
@@ -39,6 +44,8 @@ func TestTrouble(t *testing.T) {
 	c.eventually("OC5003", false, 20*time.Second)
 	t.Run("slow", func(t *testing.T) { c.in(t).slow() })
 	t.Run("frozen", func(t *testing.T) { c.in(t).frozen() })
+	t.Run("full", func(t *testing.T) { c.in(t).full() })
+	t.Run("dead", func(t *testing.T) { c.in(t).dead() })
 }
 
 func (c *cluster) in(t *testing.T) *cluster {
@@ -84,6 +91,68 @@ func (c *cluster) frozen() {
 	if took > 10*time.Second {
 		c.t.Errorf("reported after %s, want less than 10s", took)
 	}
+}
+
+func (c *cluster) full() {
+	r := chaos.Begin(c.t, "E10", "real etcd at its quota (alarm NOSPACE) under two live agents; pods come and go; compacted, defragmented, disarmed",
+		"ADD from the reserve, DEL answers and is journalled, OC5010 names the remedy; all written afterwards")
+	c.db.stop()
+	c.db.start(4)
+	c.eventually("OC5003", false, 20*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	db := c.db.client()
+	var err error
+	for filler := strings.Repeat("x", 256<<10); err == nil; {
+		_, err = db.Put(ctx, "/filler", filler)
+	}
+	if !errors.Is(err, rpctypes.ErrNoSpace) {
+		c.t.Fatal(err)
+	}
+	c.comeAndGo("f")
+	nstest.Eventually(c.t, 70*time.Second, func() bool { // with the next status that is published
+		return slices.ContainsFunc(c.report(c.nodes[0]).Problems, func(p v1.Problem) bool {
+			return p.Code == string(problem.StoreFull) && strings.Contains(p.Remedy, "alarm disarm")
+		})
+	}, "OC5010 with its remedy")
+	r.Measuredf("3 ADDs and 3 DELs answered, %d writes wait, OC5010 names its remedy", c.report(c.nodes[0]).Counts.WritesPending)
+	c.sessionsUp()
+	c.makeRoom(db)
+	nstest.Eventually(c.t, 60*time.Second, func() bool {
+		now := c.report(c.nodes[0])
+		return now.Counts.WritesPending == 0 && !slices.ContainsFunc(now.Problems, func(p v1.Problem) bool { return p.Code == string(problem.StoreFull) })
+	}, "all is written, and OC5010 over")
+	r.Twinf("disarmed: OC5010 is over, 0 writes wait")
+}
+
+// makeRoom does what OC5010 says.
+func (c *cluster) makeRoom(db *clientv3.Client) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	got, err := db.Get(ctx, "/filler")
+	if err == nil {
+		_, err = db.Compact(ctx, got.Header.Revision)
+	}
+	if err == nil {
+		_, err = db.Defragment(ctx, "unix://"+c.db.socket)
+	}
+	if err == nil {
+		_, err = db.AlarmDisarm(ctx, &clientv3.AlarmMember{})
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) dead() {
+	r := chaos.Begin(c.t, "E1", "real etcd killed under two live agents, their processor time measured", "agent < 1 % of a core, BGP stays")
+	c.db.stop()
+	c.eventually("OC5003", true, 20*time.Second)
+	seconds := chaos.Scale(20, 60)
+	share := c.share(seconds)
+	c.sessionsUp()
+	r.Measuredf("agent %.2f %% of a core over %d s, sessions up", share, seconds)
 }
 
 // comeAndGo adds three pods on the first node, deletes them, and returns how
