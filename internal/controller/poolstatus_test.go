@@ -63,9 +63,23 @@ func (s *oldServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{}`)
 	case r.Method == http.MethodPatch:
 		s.patches++
+		s.checkPatch(r.URL.Path, body)
 		fallthrough
 	default:
 		refuse(w, http.StatusNotFound, "the server could not find the requested resource")
+	}
+}
+
+// checkPatch: a status is written only over the pool that was judged.
+func (s *oldServer) checkPatch(path string, body []byte) {
+	var patch struct {
+		Metadata struct{ ResourceVersion string }
+		Status   struct{ Conditions []condition }
+	}
+	err := json.Unmarshal(body, &patch)
+	now, getErr := s.store.Get(s.Context(), store.Key{Kind: store.IPPool, Name: "p"})
+	if err != nil || getErr != nil || patch.Metadata.ResourceVersion != kubeapi.FormatRevision(now.Revision) || len(patch.Status.Conditions) != 1 || path != "/apis/projectcalico.org/v3/ippools/p/status" {
+		s.Errorf("patch %s: %s, with the pool at %d: %v, %v", path, body, now.Revision, err, getErr)
 	}
 }
 
