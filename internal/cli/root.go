@@ -34,6 +34,7 @@ var commands = []struct {
 	{groupResources, newDeleteCommand},
 	{groupResources, newDrainCommand},
 	{groupResources, newNodeCommand},
+	{groupResources, newUninstallCommand},
 	{groupLab, newLabCommand},
 	{groupOther, newExplainCommand},
 	{groupOther, newSysdumpCommand},
