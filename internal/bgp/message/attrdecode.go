@@ -191,7 +191,11 @@ func (d *attrDecoder) dropUnforwardable(nlri []netip.Prefix) []netip.Prefix {
 		return nlri
 	}
 	d.flaw(Discard, 0, rawAttr{}, fmt.Sprintf("prefix %v cannot be routed (RFC 4271 section 6.3)", nlri[bad]))
-	return slices.DeleteFunc(nlri, func(p netip.Prefix) bool { return !forwardable(p) })
+	left := slices.DeleteFunc(nlri, func(p netip.Prefix) bool { return !forwardable(p) })
+	if len(left) == 0 {
+		return nil
+	}
+	return left
 }
 
 // endOfRIB says whether the message is MP_UNREACH_NLRI of a routed family

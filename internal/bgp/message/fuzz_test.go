@@ -4,6 +4,7 @@ package message
 
 import (
 	"errors"
+	"slices"
 	"testing"
 )
 
@@ -84,6 +85,8 @@ func FuzzDecodeUpdate(f *testing.F) {
 		f.Add(c.body, byte(0))
 		f.Add(c.body, byte(3))
 	}
+	// Nothing is left of what is announced.
+	f.Add(slices.Concat(field(32, 10, 0, 0, 1), field(good(0)...), []byte{8, 224}), byte(1))
 	for bits := range byte(4) {
 		wire, err := Append(nil, articleUpdate(), optionsOf(bits))
 		if err != nil {
