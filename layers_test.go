@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"internal/core"},
 	{"internal/trace"},
 	{"internal/reconcile"},
-	{"internal/store", "internal/localconn"},
+	{"internal/store", "internal/localconn", "internal/httpd"},
 	{"internal/store/etcdpath", "internal/store/kube/shape", "internal/kubeapi", "internal/portforward", "internal/metrics"},
 	{"internal/store/mem", "internal/store/etcd", "internal/store/kube", "internal/store/embed", "internal/store/storetest"},
 	{"internal/nstest", "internal/storeopen"},

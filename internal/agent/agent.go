@@ -29,6 +29,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/feed"
 	"github.com/ocicat-net/ocicat/internal/health"
 	"github.com/ocicat-net/ocicat/internal/host"
+	"github.com/ocicat-net/ocicat/internal/httpd"
 	"github.com/ocicat-net/ocicat/internal/install"
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/journal"
@@ -132,9 +133,9 @@ type Agent struct {
 	counts     *metrics.Counts
 	store      *metrics.Store
 	remote     remote             // the datastore, where it is reached over connections; else nil
-	scrapes    *metrics.Server    // nil where metrics are off
+	scrapes    *httpd.Server      // nil where metrics are off
 	installer  *install.Installer // nil where nothing is installed
-	health     *health.Server     // nil where probes are off
+	health     *httpd.Server      // nil where probes are off
 	beats      *health.Beats      // with health
 	start      startGate
 

@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/httpd"
 	"github.com/ocicat-net/ocicat/internal/nstest"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/store/mem"
@@ -265,7 +266,7 @@ func TestServerGoesOnWithoutItsPort(t *testing.T) {
 }
 
 func TestServerWithoutIsNoProblem(t *testing.T) {
-	var s *Server
+	var s *httpd.Server
 	if s.Problems() != nil {
 		t.Error("metrics turned off are a problem")
 	}
