@@ -87,7 +87,8 @@ func ParseReserveHandle(handle string) (uid string, ok bool) {
 // Block is a block's name in the datastore: its CIDR with "-" for "/".
 func Block(block netip.Prefix) string { return strings.ReplaceAll(block.String(), "/", "-") }
 
-// ParseBlock is the inverse of Block.
+// ParseBlock is the inverse of Block: another way to write the same CIDR is no
+// block's name.
 func ParseBlock(name string) (netip.Prefix, error) {
 	at := strings.LastIndexByte(name, '-')
 	if at < 0 {
@@ -96,6 +97,9 @@ func ParseBlock(name string) (netip.Prefix, error) {
 	p, err := cidr.Parse(name[:at] + "/" + name[at+1:])
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("block name %q: %w", name, err)
+	}
+	if right := Block(p); name != right {
+		return netip.Prefix{}, fmt.Errorf("block name %q is written %s", name, right)
 	}
 	return p, nil
 }

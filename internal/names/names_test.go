@@ -182,7 +182,7 @@ func TestHandles(t *testing.T) {
 }
 
 func FuzzParseAffinity(f *testing.F) {
-	for _, seed := range []string{"n1/10.0.0.0-26", "n1/fd00::-122", "/10.0.0.0-26", "n1/10.0.0.1-26", "n1", "n1/-", "n1/10.0.0.0-026"} {
+	for _, seed := range []string{"n1/10.0.0.0-26", "n1/fd00::-122", "/10.0.0.0-26", "n1/10.0.0.1-26", "n1", "n1/-", "n1/10.0.0.0-026", "n1/0::-0"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
@@ -191,7 +191,7 @@ func FuzzParseAffinity(f *testing.F) {
 			return
 		}
 		again, same, err := ParseAffinity(Affinity(node, block))
-		if err != nil || again != node || same != block {
+		if err != nil || again != node || same != block || Affinity(node, block) != name {
 			t.Errorf("%q reads as %s %s, which reads back as %s %s, %v", name, node, block, again, same, err)
 		}
 	})
