@@ -11,6 +11,19 @@ import (
 // KindNodeStatus is the kind of a NodeStatus.
 const KindNodeStatus = "NodeStatus"
 
+// The conditions of a NodeStatus.
+const (
+	// ConditionReady says that the node can take pods.
+	ConditionReady = "Ready"
+	// ConditionSessions says that every BGP session is Established.
+	ConditionSessions = "SessionsEstablished"
+	// ConditionPools says that no pool for this node is unusable and that there
+	// is one.
+	ConditionPools = "PoolsUsable"
+	// ConditionBlocks says that pods get addresses from blocks.
+	ConditionBlocks = "BlocksAvailable"
+)
+
 // NodeStatus is what the agent of one node reports, under the node's name. Only
 // agents write it: at once when a problem appears or goes, else once a minute.
 type NodeStatus struct {
@@ -44,6 +57,9 @@ type NodeReport struct {
 	// Ready says that the node can take pods: every feed is complete and the
 	// last reconciliation left no error.
 	Ready bool `json:"ready"`
+	// Conditions sum the report up: Ready, SessionsEstablished, PoolsUsable and
+	// BlocksAvailable, always in this order.
+	Conditions []meta.Condition `json:"conditions,omitempty"`
 	// Blocks are the node's IPAM blocks, sorted.
 	Blocks []string `json:"blocks,omitempty"`
 	// Sessions are the node's BGP sessions, sorted by peer.

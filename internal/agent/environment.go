@@ -6,6 +6,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/ocicat-net/ocicat/api/meta"
 	v1 "github.com/ocicat-net/ocicat/api/v1"
 	v3 "github.com/ocicat-net/ocicat/api/v3"
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -24,14 +25,15 @@ type Environment interface {
 	Differences(pool *v3.IPPool) []problem.Problem
 }
 
-// memory is the pool variables of the node's last start, as its NodeStatus
-// keeps them.
+// memory is what the node's NodeStatus keeps from its last start: the pool
+// variables, and since when its conditions are what they are.
 type memory struct {
-	mu      sync.Mutex
-	read    bool              // last is what the datastore had
-	started bool              // the node started before
-	last    map[string]string // the variables it then had
-	applied bool              // this start's variables are dealt with
+	mu         sync.Mutex
+	read       bool              // last is what the datastore had
+	started    bool              // the node started before
+	last       map[string]string // the variables it then had
+	conditions []meta.Condition
+	applied    bool // this start's variables are dealt with
 }
 
 // recallEnvironment reads the variables of the last start, once: before this
@@ -48,7 +50,8 @@ func (a *Agent) recallEnvironment(ctx context.Context) error {
 	}
 	if err == nil {
 		if object, err := resource.Decode(entry); err == nil { // another's bytes are no memory
-			a.memory.last, a.memory.started = object.(*v1.NodeStatus).Status.AppliedEnvironment, true
+			said := object.(*v1.NodeStatus).Status
+			a.memory.last, a.memory.conditions, a.memory.started = said.AppliedEnvironment, said.Conditions, true
 		}
 	}
 	a.memory.read = true
@@ -64,6 +67,13 @@ func (a *Agent) environment() map[string]string {
 		return a.cfg.AppliedEnv
 	}
 	return a.memory.last
+}
+
+// conditionsBefore are those the node had before this start.
+func (a *Agent) conditionsBefore() []meta.Condition {
+	a.memory.mu.Lock()
+	defer a.memory.mu.Unlock()
+	return a.memory.conditions
 }
 
 // applyEnvironment writes into the pools what changed in the environment since

@@ -33,9 +33,10 @@ type publisher struct {
 	agent    *Agent
 	counting atomic.Bool // a pass for the number of pods is on its way
 	mu       sync.Mutex
-	said     string    // the essence last published
-	when     time.Time // when
-	full     error     // why the datastore takes no write for want of space, nil while it does
+	said     string           // the essence last published
+	last     []meta.Condition // last published
+	when     time.Time        // when
+	full     error            // why the datastore takes no write for want of space, nil while it does
 }
 
 // podsDelay is how long a new number of pods waits for the next: one write of
@@ -62,13 +63,17 @@ func (p *publisher) publish(ctx context.Context) error {
 	report := p.agent.Report()
 	essence := essenceOf(report)
 	p.mu.Lock()
-	due := essence != p.said || time.Since(p.when) >= v1.StatusInterval-time.Second
+	due, first := essence != p.said || time.Since(p.when) >= v1.StatusInterval-time.Second, p.last == nil
 	p.mu.Unlock()
 	if !due {
 		return nil
 	}
 	if err := p.agent.recallEnvironment(ctx); err != nil {
 		return nil // told once as OC5003; the next pass tries again
+	}
+	if first {
+		report = p.agent.Report() // now that it is known since when conditions are what they are
+		essence = essenceOf(report)
 	}
 	report.Status.AppliedEnvironment = p.agent.environment()
 	value, err := resource.Encode(report, nil)
@@ -89,7 +94,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		return err
 	}
 	p.mu.Lock()
-	p.said, p.when, p.full = essence, time.Now(), nil
+	p.said, p.when, p.full, p.last = essence, time.Now(), nil, report.Status.Conditions
 	p.mu.Unlock()
 	return nil
 }
@@ -108,13 +113,25 @@ func (p *publisher) Problems() []problem.Problem {
 // essenceOf is what of a report is published at once when it changes.
 func essenceOf(s *v1.NodeStatus) string {
 	r := s.Status
-	essence := v1.NodeReport{AppliedEnvironment: r.AppliedEnvironment, Ready: r.Ready, Address: r.Address, AddressChoice: r.AddressChoice, AS: r.AS, Blocks: r.Blocks, Problems: r.Problems, Agent: v1.AgentInfo{Started: r.Agent.Started}}
+	essence := v1.NodeReport{AppliedEnvironment: r.AppliedEnvironment, Ready: r.Ready, Conditions: r.Conditions, Address: r.Address, AddressChoice: r.AddressChoice, AS: r.AS, Blocks: r.Blocks, Problems: r.Problems, Agent: v1.AgentInfo{Started: r.Agent.Started}}
 	essence.Counts = v1.Counts{RoutesWanted: r.Counts.RoutesWanted, RoutesInstalled: r.Counts.RoutesInstalled, Pods: r.Counts.Pods}
 	for _, session := range r.Sessions {
 		essence.Sessions = append(essence.Sessions, v1.Session{Peer: session.Peer, State: session.State, Received: session.Received, Sent: session.Sent})
 	}
 	text, _ := json.Marshal(essence) // plain values always encode
 	return string(text)
+}
+
+// conditions are those of a report. They keep the times of what was published
+// last, at first by the agent before this one.
+func (p *publisher) conditions(r v1.NodeReport, notReady error) []meta.Condition {
+	before := p.agent.conditionsBefore()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last != nil {
+		before = p.last
+	}
+	return conditionsOf(r, notReady, before, time.Now())
 }
 
 // Report is the node's state now.
@@ -137,7 +154,8 @@ func (a *Agent) Report() *v1.NodeStatus {
 	}
 	r.AS, r.Uplink, r.Mode, r.Mesh = uint32(a.localAS(snap)), snap.Host.Uplink, "BGP", snap.BGP.Mesh
 	r.AddressChoice = a.addressReport()
-	r.Ready = a.Ready() == nil
+	notReady := a.Ready()
+	r.Ready = notReady == nil
 	r.AppliedEnvironment = a.environment()
 	for _, b := range snap.Blocks {
 		r.Blocks = append(r.Blocks, b.CIDR.String())
@@ -156,6 +174,7 @@ func (a *Agent) Report() *v1.NodeStatus {
 	for _, p := range a.problems() {
 		r.Problems = append(r.Problems, v1.Problem{Code: string(p.Code), Object: p.Object, Text: p.Text, Remedy: p.Remedy})
 	}
+	r.Conditions = a.publisher.conditions(*r, notReady)
 	return status
 }
 

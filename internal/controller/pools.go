@@ -8,8 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
+	"github.com/ocicat-net/ocicat/api/meta"
 	v3 "github.com/ocicat-net/ocicat/api/v3"
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/convert"
@@ -27,24 +27,16 @@ const (
 	reasonDisabled = "Disabled"
 )
 
-// condition is a condition of an object, as metav1.Condition.
-type condition struct {
-	Type               string `json:"type"`
-	Status             string `json:"status"`
-	Reason             string `json:"reason"`
-	Message            string `json:"message"`
-	LastTransitionTime string `json:"lastTransitionTime,omitempty"`
-	ObservedGeneration int64  `json:"observedGeneration,omitempty"`
+// warns says whether a condition is one that an operator must know of.
+func warns(c meta.Condition) bool {
+	return c.Status == meta.ConditionFalse && c.Reason != reasonDisabled
 }
-
-// warns says whether the condition is one that an operator must know of.
-func (c condition) warns() bool { return c.Status == "False" && c.Reason != reasonDisabled }
 
 // poolObject is an IPPool with its conditions.
 type poolObject struct {
 	v3.IPPool
 	Status struct {
-		Conditions []condition `json:"conditions"`
+		Conditions []meta.Condition `json:"conditions"`
 	} `json:"status"`
 }
 
@@ -56,7 +48,7 @@ type poolFacts struct {
 }
 
 // judge is the condition Ready of each pool, by its name, without its time.
-func judge(f poolFacts) map[string]condition {
+func judge(f poolFacts) map[string]meta.Condition {
 	found := map[string][]problem.Problem{}
 	var pools []cluster.Pool
 	for _, p := range f.pools {
@@ -73,7 +65,7 @@ func judge(f poolFacts) map[string]condition {
 	for _, p := range slices.Concat(core.PoolProblems(pools), overlaps(pools, f)) {
 		found[p.Object] = append(found[p.Object], p)
 	}
-	verdicts := map[string]condition{}
+	verdicts := map[string]meta.Condition{}
 	for _, p := range f.pools {
 		verdicts[p.Metadata.Name] = verdict(p, problem.Sort(found[p.Metadata.Name]))
 	}
@@ -114,34 +106,17 @@ func nodeWithin(nodes map[string]netip.Prefix, pool netip.Prefix) (network netip
 }
 
 // verdict is the condition of a pool with such problems, which are sorted.
-func verdict(p *v3.IPPool, problems []problem.Problem) condition {
-	c := condition{Type: ready, Status: "True", Reason: reasonUsable, Message: "pods can get addresses of it", ObservedGeneration: p.Metadata.Generation}
+func verdict(p *v3.IPPool, problems []problem.Problem) meta.Condition {
+	c := meta.Condition{Type: ready, Status: meta.ConditionTrue, Reason: reasonUsable, Message: "pods can get addresses of it", ObservedGeneration: p.Metadata.Generation}
 	switch {
 	case len(problems) > 0:
 		texts := make([]string, len(problems))
 		for i, p := range problems {
 			texts[i] = fmt.Sprintf("%s: %s. %s", p.Code, p.Text, p.Remedy)
 		}
-		c.Status, c.Reason, c.Message = "False", string(problems[0].Code), strings.Join(texts, " ")
+		c.Status, c.Reason, c.Message = meta.ConditionFalse, string(problems[0].Code), strings.Join(texts, " ")
 	case p.Spec.Disabled:
-		c.Status, c.Reason, c.Message = "False", reasonDisabled, "no new address is given from it; those in use stay"
+		c.Status, c.Reason, c.Message = meta.ConditionFalse, reasonDisabled, "no new address is given from it; those in use stay"
 	}
 	return c
-}
-
-// withCondition puts a condition in the place of the one of its type and leaves
-// those of others. A condition whose status stays keeps its time; else it is
-// now. It says whether there is anything to write.
-func withCondition(old []condition, wanted condition, now time.Time) (conditions []condition, is condition, differs bool) {
-	wanted.LastTransitionTime = now.UTC().Format(time.RFC3339)
-	at := slices.IndexFunc(old, func(c condition) bool { return c.Type == wanted.Type })
-	if at < 0 {
-		return append(slices.Clone(old), wanted), wanted, true
-	}
-	if old[at].Status == wanted.Status && old[at].LastTransitionTime != "" {
-		wanted.LastTransitionTime = old[at].LastTransitionTime
-	}
-	conditions = slices.Clone(old)
-	conditions[at] = wanted
-	return conditions, wanted, old[at] != wanted
 }

@@ -5,7 +5,6 @@ package controller
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/ocicat-net/ocicat/api/meta"
@@ -23,15 +22,15 @@ func TestJudge(t *testing.T) {
 		"n2": netip.MustParsePrefix("192.168.1.0/24"), "n1": netip.MustParsePrefix("192.168.0.0/24"), "none": {},
 	}
 	services := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("10.112.0.0/24")}
-	no := func(reason, message string) condition {
-		return condition{Type: "Ready", Status: "False", Reason: reason, Message: message, ObservedGeneration: 3}
+	no := func(reason, message string) meta.Condition {
+		return meta.Condition{Type: "Ready", Status: "False", Reason: reason, Message: message, ObservedGeneration: 3}
 	}
-	yes := condition{Type: "Ready", Status: "True", Reason: "Usable", Message: "pods can get addresses of it", ObservedGeneration: 3}
+	yes := meta.Condition{Type: "Ready", Status: "True", Reason: "Usable", Message: "pods can get addresses of it", ObservedGeneration: 3}
 	const another = "Make another pool outside of that range, disable this one, and move its pods."
 	for _, test := range []struct {
 		name string
 		spec v3.IPPoolSpec
-		want condition
+		want meta.Condition
 	}{
 		{"apart", v3.IPPoolSpec{CIDR: "172.17.0.0/16"}, yes},
 		{"beside the services", v3.IPPoolSpec{CIDR: "10.97.0.0/16"}, yes},
@@ -49,41 +48,8 @@ func TestJudge(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			// The later by name is not used, in whichever order they come.
 			f := poolFacts{pools: []*v3.IPPool{ipPool("x", test.spec), ipPool("default", v3.IPPoolSpec{CIDR: "172.16.0.0/16"})}, nodes: nodes, services: services}
-			if diff := cmp.Diff(map[string]condition{"x": test.want, "default": yes}, judge(f)); diff != "" {
+			if diff := cmp.Diff(map[string]meta.Condition{"x": test.want, "default": yes}, judge(f)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-// TestWithCondition: others' conditions stay, and the time is that of the last
-// change of the status.
-func TestWithCondition(t *testing.T) {
-	now := time.Date(2026, 2, 3, 4, 5, 6, 7, time.UTC)
-	const at, before = "2026-02-03T04:05:06Z", "2026-01-01T00:00:00Z"
-	other := condition{Type: "Allocatable", Status: "True", LastTransitionTime: before}
-	wanted := condition{Type: "Ready", Status: "False", Reason: "OC2004", Message: "m", ObservedGeneration: 2}
-	with := func(c condition, time string) condition { c.LastTransitionTime = time; return c }
-	said := with(wanted, before)
-	was := said
-	was.Status, was.Reason = "True", "Usable"
-	older := said
-	older.ObservedGeneration = 1
-	for _, test := range []struct {
-		name      string
-		old, want []condition
-		differs   bool
-	}{
-		{"none", nil, []condition{with(wanted, at)}, true},
-		{"another's", []condition{other}, []condition{other, with(wanted, at)}, true},
-		{"the same", []condition{other, said}, []condition{other, said}, false},
-		{"turned", []condition{was, other}, []condition{with(wanted, at), other}, true},
-		{"of an older generation", []condition{older}, []condition{said}, true},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			got, _, differs := withCondition(test.old, wanted, now)
-			if diff := cmp.Diff(test.want, got); diff != "" || differs != test.differs {
-				t.Errorf("differs %v, (-want +got):\n%s", differs, diff)
 			}
 		})
 	}

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ocicat-net/ocicat/api/meta"
 	v3 "github.com/ocicat-net/ocicat/api/v3"
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/kubeapi"
@@ -47,14 +48,14 @@ type poolStatus struct {
 	unserved bool
 
 	// Of run alone:
-	settled map[string]condition // by pool: what was refused, and is not tried again
-	told    map[string]string    // by pool: the name of its last Event
+	settled map[string]meta.Condition // by pool: what was refused, and is not tried again
+	told    map[string]string         // by pool: the name of its last Event
 }
 
 func newPoolStatus(client *kubeapi.Client, s store.Store, log *slog.Logger) *poolStatus {
 	return &poolStatus{
 		client: client, store: s, log: log, work: make(chan struct{}, 1),
-		settled: map[string]condition{}, told: map[string]string{},
+		settled: map[string]meta.Condition{}, told: map[string]string{},
 	}
 }
 
@@ -204,7 +205,7 @@ func (s *poolStatus) write(ctx context.Context) error {
 		}
 	}
 	gone := func(name string) bool { _, is := verdicts[name]; return !is }
-	maps.DeleteFunc(s.settled, func(name string, _ condition) bool { return gone(name) })
+	maps.DeleteFunc(s.settled, func(name string, _ meta.Condition) bool { return gone(name) })
 	maps.DeleteFunc(s.told, func(name, _ string) bool { return gone(name) })
 	return failed
 }
@@ -241,8 +242,8 @@ func (s *poolStatus) withoutServiceCIDRs(ctx context.Context) error {
 
 // writePool writes a pool's condition, if it is another, then its Event. What
 // the server refuses is given up until there is something else to say.
-func (s *poolStatus) writePool(ctx context.Context, p pool, wanted condition) error {
-	conditions, is, differs := withCondition(p.Status.Conditions, wanted, time.Now())
+func (s *poolStatus) writePool(ctx context.Context, p pool, wanted meta.Condition) error {
+	conditions, is, differs := meta.WithCondition(p.Status.Conditions, wanted, time.Now())
 	if differs && s.settled[p.Metadata.Name] != wanted {
 		switch err := s.patch(ctx, p, conditions); {
 		case fault.Is(err, fault.Conflict), fault.Is(err, fault.NotFound):
@@ -256,7 +257,7 @@ func (s *poolStatus) writePool(ctx context.Context, p pool, wanted condition) er
 			delete(s.settled, p.Metadata.Name)
 		}
 	}
-	if !is.warns() {
+	if !warns(is) {
 		delete(s.told, p.Metadata.Name)
 		return nil
 	}
@@ -272,7 +273,7 @@ func later(err error) bool {
 	return fault.Is(err, fault.Unavailable) && !kubeapi.IsNoResource(err)
 }
 
-func (s *poolStatus) patch(ctx context.Context, p pool, conditions []condition) error {
+func (s *poolStatus) patch(ctx context.Context, p pool, conditions []meta.Condition) error {
 	what := "write the condition of pool " + p.Metadata.Name
 	resource, _ := shape.V3().Resource(store.IPPool)
 	path, err := resource.PathOf(store.Key{Kind: store.IPPool, Name: p.Metadata.Name})
@@ -298,7 +299,7 @@ const (
 )
 
 // tell makes the Event of a condition, once.
-func (s *poolStatus) tell(ctx context.Context, p pool, c condition) error {
+func (s *poolStatus) tell(ctx context.Context, p pool, c meta.Condition) error {
 	hash := fnv.New64a()
 	fmt.Fprintf(hash, "%s\n%s\n%s", p.Metadata.UID, c.LastTransitionTime, c.Message)
 	name := fmt.Sprintf("%s.%016x", p.Metadata.Name[:min(len(p.Metadata.Name), nameLimit)], hash.Sum64())

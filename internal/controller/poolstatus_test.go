@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ocicat-net/ocicat/api/meta"
 	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/nstest"
 	"github.com/ocicat-net/ocicat/internal/store"
@@ -74,7 +75,7 @@ func (s *oldServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *oldServer) checkPatch(path string, body []byte) {
 	var patch struct {
 		Metadata struct{ ResourceVersion string }
-		Status   struct{ Conditions []condition }
+		Status   struct{ Conditions []meta.Condition }
 	}
 	err := json.Unmarshal(body, &patch)
 	now, getErr := s.store.Get(s.Context(), store.Key{Kind: store.IPPool, Name: "p"})
