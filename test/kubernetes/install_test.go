@@ -44,6 +44,9 @@ func TestInstall(t *testing.T) {
 	})
 	t.Logf("applied after %.1f s, nodes Ready after %.1f s, first pod answered after %.1f s", applied.Seconds(), ready.Seconds(), time.Since(begin).Seconds())
 	c.AwaitPods(time.Minute, "kube-system", "k8s-app=ocicat-node", len(c.Names))
+	for _, condition := range []string{"SessionsEstablished", "PoolsUsable", "BlocksAvailable"} {
+		c.Kubectl("wait", "--for=condition="+condition, "--timeout=20s", "nodestatuses", "--all")
+	}
 	for node, w := range watches {
 		for _, fault := range w.Faults() {
 			t.Errorf("%s: %s", node, fault)
