@@ -63,7 +63,7 @@ func startEtcd(t testing.TB, n int) *etcdCluster {
 			"--name", name, "--data-dir", filepath.Join(dir, name),
 			"--listen-client-urls", m.client, "--advertise-client-urls", m.client,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-			"--heartbeat-interval", "30", "--election-timeout", "300", "--logger", "zap", "--log-outputs", "stderr",
+			"--heartbeat-interval", "30", "--election-timeout", "300", "--snapshot-count", "5000", "--logger", "zap", "--log-outputs", "stderr",
 		}
 		c.members = append(c.members, m)
 	}
@@ -108,20 +108,6 @@ func (m *member) start() error {
 	m.cmd.Stderr, m.cmd.Stdout = m.log, m.log
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return m.cmd.Start()
-}
-
-// untilListens waits until the member can be connected to.
-func (m *member) untilListens(ctx context.Context) {
-	for {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(m.client, "http://"))
-		if err == nil {
-			_ = conn.Close()
-			return
-		}
-		if pause(ctx, 10*time.Millisecond) != nil {
-			return
-		}
-	}
 }
 
 // kill ends the member at once and waits for its end.

@@ -4,6 +4,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -14,6 +15,11 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -262,10 +268,15 @@ func TestRaceOnDyingEtcd(t *testing.T) {
 	t.Logf("%d allocations in %v, %d kills, %.2f %% of attempts", r.completed.Load(), took, kills.Load(), share)
 }
 
-// torment kills the first member 2.5 s after each start.
+// torment kills the first member when it has served for 2.5 s, again and again.
 func (c *etcdCluster) torment() (kills *atomic.Int64, stop func()) {
 	kills = new(atomic.Int64)
 	ctx, cancel := context.WithCancel(context.Background())
+	again := grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1, MaxDelay: 50 * time.Millisecond}})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{c.members[0].client}, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{again}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	var running sync.WaitGroup
 	running.Go(func() {
 		for pause(ctx, killing) == nil {
@@ -275,10 +286,28 @@ func (c *etcdCluster) torment() (kills *atomic.Int64, stop func()) {
 				c.t.Errorf("start etcd again: %v", err)
 				return
 			}
-			c.members[0].untilListens(ctx)
+			forget(ctx, client)
 		}
 	})
-	return kills, func() { cancel(); running.Wait() }
+	return kills, func() { cancel(); running.Wait(); _ = client.Close() }
+}
+
+// forget waits until etcd serves and drops its history but for the last 1,000
+// revisions: it would read all of it at every start, in the end longer than it
+// is let live.
+func forget(ctx context.Context, client *clientv3.Client) {
+	for ctx.Err() == nil {
+		once, cancel := context.WithTimeout(ctx, time.Second)
+		now, err := client.Get(once, "/")
+		if err == nil && now.Header.Revision > 1000 {
+			_, err = client.Compact(once, now.Header.Revision-1000)
+		}
+		cancel()
+		if err == nil || errors.Is(err, rpctypes.ErrCompacted) {
+			return
+		}
+		_ = pause(ctx, 10*time.Millisecond)
+	}
 }
 
 // blind is a datastore client with a fault: now and then it writes a block
