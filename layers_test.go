@@ -36,7 +36,7 @@ var layers = [][]string{
 	{"internal/kernel", "internal/nft", "internal/journal/tombstone"},
 	{"internal/journal", "internal/probe", "internal/cniplugin", "internal/install", "internal/health", "internal/kubenode"},
 	{"internal/feed", "internal/ipam"},
-	{"internal/cniserver", "internal/admin", "internal/controller"},
+	{"internal/cniserver", "internal/admin", "internal/controller", "internal/connectivity"},
 	{"internal/agent"},
 	{"internal/lab"},
 	{"internal/lab/article", "bench/routes"},

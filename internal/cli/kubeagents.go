@@ -99,7 +99,8 @@ type agentPod struct {
 	Spec struct {
 		NodeName   string `json:"nodeName"`
 		Containers []struct {
-			Env []struct {
+			Image string `json:"image"`
+			Env   []struct {
 				Name  string `json:"name"`
 				Value string `json:"value"`
 			} `json:"env"`

@@ -29,6 +29,7 @@ var commands = []struct {
 	{groupView, newBGPCommand},
 	{groupView, newIPAMCommand},
 	{groupView, newTraceCommand},
+	{groupView, newConnectivityCommand},
 	{groupView, newGetCommand},
 	{groupResources, newApplyCommand},
 	{groupResources, newDeleteCommand},
