@@ -181,7 +181,7 @@ func (n *racer) drop(ctx context.Context, i int) {
 
 // free releases a handle and tries again until that was answered.
 func (n *racer) free(ctx context.Context, handle string, addr netip.Addr) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	if n.reserve != nil && addr.IsValid() {
 		released := make(chan struct{})
