@@ -16,7 +16,7 @@ const module = "github.com/ocicat-net/ocicat"
 // packages of lines above its own. A new package gets its place here.
 var layers = [][]string{
 	{"api/meta", "internal/fault", "internal/buildinfo"},
-	{"api/v1", "api/v3", "internal/statefile", "internal/cidr", "internal/selector", "internal/cniwire", "internal/netns"},
+	{"api/v1", "api/v3", "internal/statefile", "internal/cidr", "internal/selector", "internal/cniwire", "internal/netns", "internal/seat"},
 	{"internal/names"},
 	{"internal/host", "internal/speaker", "internal/problem"},
 	{"internal/cluster"},
@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"internal/trace"},
 	{"internal/reconcile"},
 	{"internal/store", "internal/localconn", "internal/httpd"},
-	{"internal/store/etcdpath", "internal/store/kube/shape", "internal/kubeapi", "internal/portforward", "internal/metrics"},
+	{"internal/store/etcdpath", "internal/store/kube/shape", "internal/kubeapi", "internal/portforward", "internal/metrics", "internal/localcopy"},
 	{"internal/store/mem", "internal/store/etcd", "internal/store/kube", "internal/store/embed", "internal/store/storetest"},
 	{"internal/nstest", "internal/storeopen"},
 	{"internal/resource", "internal/uplink"},
@@ -35,7 +35,7 @@ var layers = [][]string{
 	{"internal/bgp"},
 	{"internal/kernel", "internal/nft", "internal/journal/tombstone"},
 	{"internal/journal", "internal/probe", "internal/cniplugin", "internal/install", "internal/health", "internal/kubenode"},
-	{"internal/feed", "internal/ipam"},
+	{"internal/feed", "internal/ipam", "internal/purge"},
 	{"internal/cniserver", "internal/admin", "internal/controller", "internal/connectivity"},
 	{"internal/agent"},
 	{"internal/lab"},

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -38,6 +37,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/nft"
 	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/reconcile"
+	"github.com/ocicat-net/ocicat/internal/seat"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/uplink"
 )
@@ -124,7 +124,7 @@ type Agent struct {
 	speaker    *bgp.Speaker
 	reserve    *ipam.Reserve
 	journal    *journal.Journal
-	seat       *net.UnixListener // nil where it could not be had
+	seat       *seat.Seat
 	loop       *reconcile.Loop
 	resources  *resources
 	undertaker *undertaker
@@ -162,16 +162,16 @@ type Agent struct {
 // New opens what an agent stands on: its directories, journal and kernel. It
 // fails rather than start half, and where another agent works.
 func New(cfg Config) (*Agent, error) {
-	seat, err := takeSeat(cfg.Log)
+	place, err := seat.Take(cfg.Log)
 	if err != nil {
 		return nil, err
 	}
 	a, err := open(cfg)
 	if err != nil {
-		leaveSeat(seat)
+		place.Leave()
 		return nil, err
 	}
-	a.seat = seat
+	a.seat = place
 	return a, nil
 }
 
@@ -295,7 +295,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.log.Info("agent started", "node", a.cfg.Node, "instance", a.id.Instance, "boot", a.id.BootID)
 	err := group.Wait()
-	defer leaveSeat(a.seat)
+	defer a.seat.Leave()
 	return errors.Join(err, a.journal.Close(), a.kernel.Close(), a.filter.nft.Close())
 }
 

@@ -4,11 +4,9 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/cluster"
@@ -365,13 +363,4 @@ func short(id string) string {
 		return id[:13]
 	}
 	return id
-}
-
-// parseAlias reads the identity a link of ours carries.
-func parseAlias(alias string) (cluster.EndpointID, error) {
-	container, ifName, ok := strings.Cut(alias, "/")
-	if !ok || container == "" || ifName == "" {
-		return cluster.EndpointID{}, errors.New("alias " + alias + " is not ours")
-	}
-	return cluster.EndpointID{ContainerID: container, IfName: ifName}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/localcopy"
 	"github.com/ocicat-net/ocicat/internal/statefile"
 )
 
@@ -80,7 +81,7 @@ func leasedInstance(path, bootID string) string {
 func refuseNewer(cfg Config) error {
 	return errors.Join(
 		statefile.Instance.Check(filepath.Join(cfg.StateDir, "instance")),
-		statefile.LocalCopy.Check(filepath.Join(cfg.StateDir, "datastore.json")),
+		statefile.LocalCopy.Check(localcopy.Path(cfg.StateDir)),
 		statefile.Lease.Check(filepath.Join(cfg.RunDir, "lease")),
 		statefile.Restart.Check(filepath.Join(cfg.RunDir, "gr", "restart.json")),
 	)

@@ -5,7 +5,6 @@ package agent
 import (
 	"context"
 	"net/netip"
-	"path/filepath"
 	"strings"
 
 	"github.com/ocicat-net/ocicat/internal/cluster"
@@ -13,6 +12,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/journal"
+	"github.com/ocicat-net/ocicat/internal/localcopy"
 	"github.com/ocicat-net/ocicat/internal/names"
 )
 
@@ -96,7 +96,7 @@ func (a *Agent) adoptLinks(seen host.State) error {
 		if !strings.HasPrefix(name, a.cfg.Settings.InterfacePrefix) || link.Alias == "" {
 			continue
 		}
-		id, err := parseAlias(link.Alias)
+		id, err := cluster.ParseEndpointID(link.Alias)
 		if err != nil {
 			continue // another program's
 		}
@@ -153,4 +153,4 @@ func (a *Agent) endpointOn(dev string) (cluster.Endpoint, bool) {
 	return cluster.Endpoint{}, false
 }
 
-func (a *Agent) localCopyPath() string { return filepath.Join(a.cfg.StateDir, "datastore.json") }
+func (a *Agent) localCopyPath() string { return localcopy.Path(a.cfg.StateDir) }

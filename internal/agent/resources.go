@@ -19,6 +19,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/feed"
 	"github.com/ocicat-net/ocicat/internal/kernel"
+	"github.com/ocicat-net/ocicat/internal/localcopy"
 	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/resource"
 	"github.com/ocicat-net/ocicat/internal/store"
@@ -238,8 +239,8 @@ func (r *resources) Problems() []problem.Problem {
 
 // recall starts from the local copy: what this node knew when it last ran.
 func (r *resources) recall() error {
-	c, ok, err := readLocalCopy(r.agent.localCopyPath(), string(r.agent.cfg.Node))
-	if err != nil || !ok {
+	c, ok, err := localcopy.Read(r.agent.localCopyPath())
+	if err != nil || !ok || c.Node != string(r.agent.cfg.Node) {
 		return err
 	}
 	r.mu.Lock()
@@ -261,7 +262,7 @@ func (r *resources) recall() error {
 // knownBlocks are the own blocks as the kernel and the local copy know them.
 // In the same boot the kernel's blackholes are up to date; after a reboot the
 // copy is what there is, if it was written when blocks were known.
-func (a *Agent) knownBlocks(c localCopy) []cluster.Block {
+func (a *Agent) knownBlocks(c localcopy.Copy) []cluster.Block {
 	routes, err := a.kernel.Routes(context.Background(), kernel.Filter{})
 	if err != nil {
 		a.log.Warn("routes not read: own blocks are those of the local copy", "error", err)
@@ -316,7 +317,7 @@ func (r *resources) keepCopy(ctx context.Context) {
 }
 
 func (r *resources) writeCopy(failing bool) bool {
-	err := writeLocalCopy(r.agent.localCopyPath(), r.copy())
+	err := localcopy.Write(r.agent.localCopyPath(), r.copy())
 	r.mu.Lock()
 	r.unsaved = err
 	r.mu.Unlock()
@@ -329,13 +330,13 @@ func (r *resources) writeCopy(failing bool) bool {
 	return err != nil
 }
 
-func (r *resources) copy() localCopy {
+func (r *resources) copy() localcopy.Copy {
 	snap := r.agent.feed.Snapshot()
-	c := localCopy{Node: string(r.agent.cfg.Node), Blocks: snap.Blocks, PastPools: snap.PastPools}
+	c := localcopy.Copy{Node: string(r.agent.cfg.Node), Blocks: snap.Blocks, PastPools: snap.PastPools}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for key, e := range r.believed {
-		c.Entries = append(c.Entries, copiedEntry{Kind: key.Kind, Name: key.Name, Value: e.Value})
+		c.Entries = append(c.Entries, localcopy.Entry{Kind: key.Kind, Name: key.Name, Value: e.Value})
 	}
 	return c
 }

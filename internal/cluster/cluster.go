@@ -6,8 +6,10 @@
 package cluster
 
 import (
+	"fmt"
 	"iter"
 	"net/netip"
+	"strings"
 
 	"github.com/ocicat-net/ocicat/internal/host"
 	"github.com/ocicat-net/ocicat/internal/speaker"
@@ -68,6 +70,16 @@ type EndpointID struct {
 // String is container id and interface name joined by a slash, the form of
 // link aliases.
 func (id EndpointID) String() string { return id.ContainerID + "/" + id.IfName }
+
+// ParseEndpointID reads what String wrote, as the alias of a link of ours has
+// it; any other text is an error.
+func ParseEndpointID(alias string) (EndpointID, error) {
+	container, ifName, ok := strings.Cut(alias, "/")
+	if !ok || container == "" || ifName == "" {
+		return EndpointID{}, fmt.Errorf("alias %q is not of the form CONTAINER/INTERFACE", alias)
+	}
+	return EndpointID{ContainerID: container, IfName: ifName}, nil
+}
 
 // Endpoint is one attached pod or container of this node.
 type Endpoint struct {

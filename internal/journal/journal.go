@@ -12,6 +12,8 @@ package journal
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -99,6 +101,22 @@ func Open(dir string) (*Journal, Condition, error) {
 		return nil, Missing, err
 	}
 	return &Journal{lock: lock, file: file, state: state}, condition, nil
+}
+
+// Read returns what the journal in dir says, sorted by ID, and changes nothing:
+// it is for who looks while no agent runs. What is damaged is left out; without
+// a journal there is nothing. A newer one is Unsupported.
+func Read(dir string) ([]Attachment, error) {
+	path := filepath.Join(dir, "journal")
+	content, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fault.New(fault.Internal, "read journal: %w", err)
+	}
+	state, _, err := parse(content)
+	if err != nil {
+		return nil, fmt.Errorf("read journal %s: %w", path, err)
+	}
+	return sorted(state), nil
 }
 
 // Close closes the journal's files. The Journal must not be used after it.

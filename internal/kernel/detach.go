@@ -3,14 +3,17 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ocicat-net/ocicat/internal/core"
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/host"
 )
 
 // gonePrefix is the start of the names detached links have until they are
@@ -56,6 +59,46 @@ func (h *Handle) Detach(ctx context.Context, want core.EndpointState) error {
 		if !isErrno(err, unix.ESRCH, unix.ENODEV) { // the pod's namespace took it along meanwhile
 			errs = append(errs, err)
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// Unfinished returns the links of ours that are being made or destroyed, or
+// were when an agent ended: each is in a group of its own for that time.
+func (h *Handle) Unfinished(ctx context.Context) ([]host.Link, error) {
+	all, _, err := h.links(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []host.Link
+	for _, l := range all {
+		if l.group == goneGroup || l.group == newGroup {
+			found = append(found, l.Link)
+		}
+	}
+	slices.SortFunc(found, func(a, b host.Link) int { return cmp.Compare(a.Name, b.Name) })
+	return found, nil
+}
+
+// DestroyLinks destroys links, each found by its index; one that is gone is no
+// error. Each that fails is a reconcile.KeyError of LinkKey in the joined
+// error; the others are done.
+func (h *Handle) DestroyLinks(ctx context.Context, links []host.Link) error {
+	var b batch
+	var keys []string
+	for _, l := range links {
+		b.add(unix.RTM_DELLINK, 0, "destroy "+LinkKey(l.Name), ifinfo(l.Index, 0, 0))
+		keys = append(keys, LinkKey(l.Name))
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	errs := h.send(ctx, &b)
+	for i, err := range errs {
+		if isErrno(err, unix.ENODEV) {
+			err = nil
+		}
+		errs[i] = keyed(keys[i], err)
 	}
 	return errors.Join(errs...)
 }
