@@ -4,72 +4,197 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"path/filepath"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/install"
+	"github.com/ocicat-net/ocicat/internal/purge"
 )
 
-// agentTimeout is how long an agent has to accept a connection before this
-// node counts as one without.
-const agentTimeout = time.Second
+// uninstallPoll is how often --wait looks whether pods and agent are gone.
+const uninstallPoll = time.Second
 
 // uninstallFlags are what the uninstall command is told.
 type uninstallFlags struct {
-	install.Config
-	runDir string
+	node       purge.Node
+	options    purge.Options
+	wait, stay bool
 }
 
 func newUninstallCommand(g *globals) *cobra.Command {
-	f := uninstallFlags{Config: install.Config{Conflist: install.Conflist{Network: install.DefaultNetwork}}}
+	f := uninstallFlags{node: purge.Node{Install: install.Config{Conflist: install.Conflist{Network: install.DefaultNetwork}}}}
 	c := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Remove the CNI configuration and plugins from this node",
+		Short: "Remove Ocicat from this node",
 		Long: `Remove from this node, as root, the CNI configuration and then the plugins an
 agent installed. The node gets no new pods afterwards. Routes, rules and sysctls
 stay, and with them the network of the pods that run; an agent that is installed
 again takes these over. Files of others stay.
 
-Stop the agent first: it would install all of it again.`,
-		Example: `  ocicat uninstall`,
-		Args:    cobra.NoArgs,
+With --purge all else goes too, once the last pod is gone: routes, packet
+filter, links that were left, the directories of the agent. What is not ours
+stays, and is named where it looks like ours.
+
+Stop the agent first: it would install all of it again. On Kubernetes
+deploy/uninstall.yaml does this on every node.`,
+		Example: `  ocicat uninstall
+  ocicat uninstall --purge --dry-run
+  ocicat uninstall --purge --wait`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			socket := filepath.Join(f.runDir, "cni.sock")
-			if agentListens(c.Context(), socket) {
-				return fault.Hint(fault.New(fault.Conflict, "uninstall: an agent serves pods at %s", socket), "Stop it first: it would install the plugin again.")
-			}
-			if err := install.Uninstall(f.Config, slog.New(slog.NewTextHandler(g.stderr, nil))); err != nil {
-				return err
-			}
-			fmt.Fprintln(g.stdout, "uninstalled: the node gets no new pods, those that run keep their network")
-			return nil
+			f.node.Log = slog.New(slog.NewTextHandler(g.stderr, nil))
+			return f.run(c.Context(), g)
 		},
 	}
 	flags := c.Flags()
-	flags.StringVar(&f.BinDir, "cni-bin-dir", "/opt/cni/bin", "`DIRECTORY` of the runtime's CNI plugins")
-	flags.StringVar(&f.NetDir, "cni-net-dir", "/etc/cni/net.d", "`DIRECTORY` of the runtime's CNI configurations")
-	flags.StringVar(&f.Source, "cni-source", "/opt/ocicat/bin", "`DIRECTORY` the plugins were installed from; shared plugins not found there stay")
-	flags.StringVar(&f.Conflist.File, "cni-conf-name", install.DefaultFile, "`NAME` of our CNI configuration")
-	flags.StringVar(&f.runDir, "run-dir", "/run/ocicat", "`DIRECTORY` of the agent's sockets")
+	flags.BoolVar(&f.options.Purge, "purge", false, "remove everything, once no pod uses it")
+	flags.BoolVar(&f.options.Force, "force", false, "purge although pods use it, which cuts them off, or another BGP speaker runs")
+	flags.BoolVar(&f.options.DryRun, "dry-run", false, "change nothing, say what would be")
+	flags.BoolVar(&f.wait, "wait", false, "wait until agent and pods are gone instead of refusing")
+	flags.BoolVar(&f.stay, "stay", false, "do not end when all is done, for a container that must not end")
+	flags.StringVar(&f.node.Install.BinDir, "cni-bin-dir", "/opt/cni/bin", "`DIRECTORY` of the runtime's CNI plugins")
+	flags.StringVar(&f.node.Install.NetDir, "cni-net-dir", "/etc/cni/net.d", "`DIRECTORY` of the runtime's CNI configurations")
+	flags.StringVar(&f.node.Install.Source, "cni-source", "/opt/ocicat/bin", "`DIRECTORY` the plugins were installed from; shared plugins not found there stay")
+	flags.StringVar(&f.node.Install.Conflist.File, "cni-conf-name", install.DefaultFile, "`NAME` of our CNI configuration")
+	flags.StringVar(&f.node.RunDir, "run-dir", "/run/ocicat", "`DIRECTORY` of the agent's sockets and journal")
+	flags.StringVar(&f.node.StateDir, "state-dir", "/var/lib/ocicat", "`DIRECTORY` of the agent's lasting state")
 	return c
 }
 
-// agentListens says whether somebody accepts connections at the plugin's
-// socket. A socket a dead agent left refuses them.
-func agentListens(ctx context.Context, socket string) bool {
-	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
-	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
-	if err != nil {
-		return false
+func (f uninstallFlags) run(ctx context.Context, g *globals) error {
+	if err := f.check(g); err != nil {
+		return err
 	}
-	_ = conn.Close()
-	return true
+	r, err := f.attempt(ctx, g)
+	for waits := ""; f.wait && fault.Is(err, fault.Conflict); r, err = f.attempt(ctx, g) {
+		if text := err.Error(); text != waits {
+			fmt.Fprintf(g.stderr, "waiting: %s\n", text)
+			waits = text
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Unavailable, "%w: %w", err, ctx.Err())
+		case <-time.After(uninstallPoll):
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.print(g, r); err != nil {
+		return err
+	}
+	if err := r.Err(); err != nil {
+		return err
+	}
+	if f.stay {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// check refuses what this command cannot do.
+func (f uninstallFlags) check(g *globals) error {
+	const where = "On a node: ocicat uninstall, as root. On every node of a cluster: kubectl apply -f deploy/uninstall.yaml"
+	switch {
+	case g.Program == KubectlPlugin:
+		return fault.Hint(fault.New(fault.Invalid, "uninstall: it removes files and routes of the machine it runs on, which is no node"), where)
+	case g.node != "" || g.lab != "" || g.etcd != "" || g.kubeconfig != "" || g.kubeContext != "":
+		return usageError{fault.Hint(fault.New(fault.Invalid, "uninstall: it works on this machine alone: want no flag that names another"), where)}
+	case (f.options.Force || f.wait || f.stay) && !f.options.Purge:
+		return usageError{fault.Hint(fault.New(fault.Invalid, "uninstall: --force, --wait and --stay are for --purge"), "Add --purge, or leave them out.")}
+	case os.Geteuid() != 0:
+		return fault.Hint(fault.New(fault.Invalid, "uninstall: it changes files and routes of this node: want root"), "sudo ocicat uninstall")
+	}
+	return nil
+}
+
+// attempt does what can be done now. With --wait the node gets no new pods
+// while those that run are waited for.
+func (f uninstallFlags) attempt(ctx context.Context, g *globals) (purge.Report, error) {
+	r, err := f.node.Uninstall(ctx, f.options)
+	if !f.wait || f.options.DryRun || !errors.Is(err, purge.ErrPods) {
+		return r, err
+	}
+	first, failed := f.node.Uninstall(ctx, purge.Options{})
+	for _, what := range first.Removed {
+		fmt.Fprintf(g.stderr, "removed %s\n", what)
+	}
+	if failed == nil {
+		failed = first.Err()
+	}
+	if failed != nil {
+		return r, failed
+	}
+	return r, err
+}
+
+// print says what was done, what is left and why.
+func (f uninstallFlags) print(g *globals, r purge.Report) error {
+	if g.output == "json" || g.output == "yaml" {
+		return g.show(r, nil, nil)
+	}
+	var b strings.Builder
+	verb := "removed"
+	if r.DryRun {
+		verb = "would remove"
+	}
+	for _, what := range r.Removed {
+		fmt.Fprintf(&b, "%s %s\n", verb, what)
+	}
+	for _, item := range r.Kept {
+		fmt.Fprintf(&b, "kept %s: %s\n", item.What, item.Why)
+	}
+	if f.options.Force && len(r.Pods) > 0 {
+		fmt.Fprintf(g.stderr, "ocicat: %s %s without network: %s\n", g.errPaint(bad, "warning:"), podCount(r.Pods), listed(r.Pods))
+	}
+	b.WriteString(summary(r))
+	_, err := fmt.Fprint(g.stdout, b.String())
+	return err
+}
+
+// summary is the state of the node in one or two lines.
+func summary(r purge.Report) string {
+	switch {
+	case len(r.Failed) > 0:
+		return "not finished: the command can be given again\n"
+	case r.DryRun:
+		return "nothing was changed\n"
+	case r.Purge:
+		return "purged: nothing of Ocicat is left on this node\n"
+	case len(r.Pods) > 0:
+		return fmt.Sprintf("uninstalled: the node gets no new pods; %s its network: %s\n", usedBy(r.Pods), listed(r.Pods)) +
+			"when the last is gone, \"ocicat uninstall --purge\" removes what is left\n"
+	case len(r.Left) > 0:
+		return fmt.Sprintf("uninstalled: the node gets no new pods; no pod uses its network, and \"ocicat uninstall --purge\" removes the %d things left\n", len(r.Left))
+	}
+	return "uninstalled: the node gets no new pods\n"
+}
+
+func podCount(pods []purge.Pod) string {
+	if len(pods) == 1 {
+		return "1 pod is"
+	}
+	return fmt.Sprintf("%d pods are", len(pods))
+}
+
+func usedBy(pods []purge.Pod) string {
+	if len(pods) == 1 {
+		return "1 pod still uses"
+	}
+	return fmt.Sprintf("%d pods still use", len(pods))
+}
+
+func listed(pods []purge.Pod) string {
+	names := make([]string, len(pods))
+	for i, p := range pods {
+		names[i] = p.String()
+	}
+	return strings.Join(names, ", ")
 }

@@ -4,21 +4,30 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/internal/purge"
 )
 
-// uninstallHost is a node's directories below a directory of the test.
-type uninstallHost struct{ bin, conf, source, run string }
+// uninstallHost is a network namespace and a node's directories below a
+// directory of the test.
+type uninstallHost struct {
+	ns                            *nstest.NS
+	bin, conf, source, run, state string
+}
 
 func newUninstallHost(t *testing.T) uninstallHost {
 	t.Helper()
 	dir := t.TempDir()
-	h := uninstallHost{filepath.Join(dir, "bin"), filepath.Join(dir, "net.d"), filepath.Join(dir, "source"), filepath.Join(dir, "run")}
+	h := uninstallHost{nstest.New(t), filepath.Join(dir, "bin"), filepath.Join(dir, "net.d"), filepath.Join(dir, "source"), filepath.Join(dir, "run"), filepath.Join(dir, "state")}
 	for file, text := range map[string]string{
 		filepath.Join(h.bin, "ocicat-cni"):          "ours",
 		filepath.Join(h.bin, "ocicat-portmap"):      "ours",
@@ -28,7 +37,8 @@ func newUninstallHost(t *testing.T) uninstallHost {
 		filepath.Join(h.source, "loopback"):         "ours",
 		filepath.Join(h.conf, "10-ocicat.conflist"): `{"name": "k8s-pod-network", "plugins": [{"type": "ocicat-cni"}]}`,
 		filepath.Join(h.conf, "87-bridge.conflist"): `{"name": "other", "plugins": [{"type": "bridge"}]}`,
-		filepath.Join(h.run, "kept"):                "",
+		filepath.Join(h.run, "journal"):             "",
+		filepath.Join(h.state, "notes"):             "somebody's",
 	} {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)
@@ -41,11 +51,17 @@ func newUninstallHost(t *testing.T) uninstallHost {
 }
 
 // uninstall runs the command with every directory named: none is the machine's.
-func (h uninstallHost) uninstall(t *testing.T) (code int, stdout, stderr string) {
+func (h uninstallHost) uninstall(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	return h.runAs(t, Program, append([]string{"uninstall", "--cni-bin-dir", h.bin, "--cni-net-dir", h.conf, "--cni-source", h.source, "--run-dir", h.run, "--state-dir", h.state}, args...))
+}
+
+func (h uninstallHost) runAs(t *testing.T, program string, args []string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = Run(t.Context(), Config{Stdin: &bytes.Buffer{}, Stdout: &out, Stderr: &errs, Getenv: func(string) string { return "" }, Program: Program, LabDir: h.run},
-		[]string{"uninstall", "--cni-bin-dir", h.bin, "--cni-net-dir", h.conf, "--cni-source", h.source, "--run-dir", h.run})
+	h.ns.Do(func() {
+		code = Run(t.Context(), Config{Stdin: &bytes.Buffer{}, Stdout: &out, Stderr: &errs, Getenv: func(string) string { return "" }, Program: program, LabDir: h.run}, args)
+	})
 	return code, out.String(), errs.String()
 }
 
@@ -70,7 +86,7 @@ func TestUninstallRemovesOursAlone(t *testing.T) {
 	want := []string{"bridge", "loopback", "87-bridge.conflist"}
 	for _, run := range []string{"first", "again"} {
 		code, stdout, stderr := h.uninstall(t)
-		if got := h.files(t); code != ExitOK || !slices.Equal(got, want) || !strings.HasPrefix(stdout, "uninstalled: ") {
+		if got := h.files(t); code != ExitOK || !slices.Equal(got, want) || !strings.Contains(stdout, "\nuninstalled: ") && run == "first" {
 			t.Errorf("%s: code %d, files %q, want %q; stdout %q, stderr %q", run, code, got, want, stdout, stderr)
 		}
 	}
@@ -87,5 +103,76 @@ func TestUninstallRefusesBesideAnAgent(t *testing.T) {
 	code, stdout, stderr := h.uninstall(t)
 	if got := h.files(t); code == ExitOK || stdout != "" || !slices.Equal(got, before) || !strings.Contains(stderr, "Stop it first") {
 		t.Errorf("code %d, files %q, want %q; stdout %q, stderr %q", code, got, before, stdout, stderr)
+	}
+}
+
+func TestUninstallDryRun(t *testing.T) {
+	h := newUninstallHost(t)
+	before := h.files(t)
+	code, stdout, stderr := h.uninstall(t, "--purge", "--dry-run", "-o", "json")
+	var r purge.Report
+	if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != ExitOK {
+		t.Fatalf("code %d: %v\n%s%s", code, err, stdout, stderr)
+	}
+	for _, want := range []string{"file " + filepath.Join(h.conf, "10-ocicat.conflist"), "file " + filepath.Join(h.bin, "ocicat-cni"), "file " + filepath.Join(h.run, "journal"), "file " + h.run} {
+		if !slices.Contains(r.Removed, want) {
+			t.Errorf("%q is not among %q", want, r.Removed)
+		}
+	}
+	if got := h.files(t); !slices.Equal(got, before) || !r.DryRun {
+		t.Errorf("a dry run left %q of %q", got, before)
+	}
+}
+
+func TestUninstallPurgesFiles(t *testing.T) {
+	h := newUninstallHost(t)
+	for _, run := range []string{"first", "again"} {
+		if code, stdout, stderr := h.uninstall(t, "--purge"); code != ExitOK || !strings.Contains(stdout, "notes: it is not the agent's") || !strings.HasSuffix(stdout, "purged: nothing of Ocicat is left on this node\n") {
+			t.Errorf("%s: code %d, %s%s", run, code, stdout, stderr)
+		}
+	}
+	if _, err := os.Stat(h.run); !os.IsNotExist(err) {
+		t.Errorf("the run directory is still there: %v", err)
+	}
+	if notes, err := os.ReadFile(filepath.Join(h.state, "notes")); err != nil || string(notes) != "somebody's" {
+		t.Errorf("another's file: %q %v", notes, err)
+	}
+}
+
+// TestUninstallGoesOn takes a file's place by a directory, which no remove
+// takes away: the rest goes, and the command fails.
+func TestUninstallGoesOn(t *testing.T) {
+	h := newUninstallHost(t)
+	stuck := filepath.Join(h.bin, "ocicat-portmap")
+	if err := os.Remove(stuck); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(stuck, "full"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := h.uninstall(t, "--purge")
+	if code != fault.Unavailable.ExitCode() || !strings.Contains(stderr, "ocicat-portmap: directory not empty") || !strings.HasSuffix(stdout, "not finished: the command can be given again\n") {
+		t.Errorf("code %d, %s%s", code, stdout, stderr)
+	}
+	if got, want := h.files(t), []string{"bridge", "loopback", "ocicat-portmap", "87-bridge.conflist"}; !slices.Equal(got, want) {
+		t.Errorf("left %q, want %q", got, want)
+	}
+	if err := os.RemoveAll(stuck); err != nil {
+		t.Fatal(err)
+	}
+	if code, stdout, stderr := h.uninstall(t, "--purge"); code != ExitOK {
+		t.Errorf("again: code %d, %s%s", code, stdout, stderr)
+	}
+}
+
+func TestUninstallRefusesElsewhere(t *testing.T) {
+	h := newUninstallHost(t)
+	if code, _, stderr := h.runAs(t, KubectlPlugin, []string{"uninstall"}); code != fault.Invalid.ExitCode() || !strings.Contains(stderr, "deploy/uninstall.yaml") {
+		t.Errorf("as kubectl's plugin: code %d, %s", code, stderr)
+	}
+	for _, args := range [][]string{{"--node", "k8s-node-1"}, {"--force"}, {"--wait"}, {"--stay"}} {
+		if code, _, stderr := h.uninstall(t, args...); code != ExitUsage {
+			t.Errorf("%q: code %d, %s", args, code, stderr)
+		}
 	}
 }
