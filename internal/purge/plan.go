@@ -82,7 +82,8 @@ const (
 //
 // A link is a pod's by its kind, its MAC and an alias that names a container:
 // Calico's have no alias. A route is ours by its protocol if it lies in a pool,
-// or leads to the pods' gateway; those of pods go with their links.
+// or leads to the pods' gateway; those of pods go with their links. Where no pool
+// is known a route may be ours if anything else is.
 func Decide(seen Seen, m Memory, force bool) Plan {
 	p := Plan{Links: slices.Clone(seen.Unfinished), Table: seen.Table, Files: seen.Files}
 	for _, name := range slices.Sorted(maps.Keys(seen.Links)) {
@@ -123,7 +124,7 @@ func (p *Plan) routes(seen Seen, m Memory, force bool) {
 			p.Routes = append(p.Routes, r)
 		case in:
 			p.Kept = append(p.Kept, Item{"route " + r.String(), whySpeaker})
-		case len(pools) == 0:
+		case len(pools) == 0 && (seen.Table || len(seen.Files) > 0 || len(p.Links) > 0):
 			p.Kept = append(p.Kept, Item{"route " + r.String(), whyNoPools})
 		}
 	}

@@ -89,12 +89,16 @@ remove route blackhole 172.16.196.0/26 proto bird
 remove table inet ocicat
 `},
 		{"pools not known", purge.Memory{Protocol: host.ProtoBird}, false, func(s *purge.Seen) {
-			*s = purge.Seen{Routes: s.Routes[1:6]}
+			*s = purge.Seen{Routes: s.Routes[1:6], Table: true}
 		}, `remove route 169.254.1.1 dev lo proto bird
+remove table inet ocicat
 keep route 10.9.0.0/16 via 192.168.0.9 dev ens160 proto bird: no file of the agent says which pools there were; delete it by hand if it is of one
 keep route 172.16.109.64/26 via 192.168.0.12 dev ens160 proto bird: no file of the agent says which pools there were; delete it by hand if it is of one
 keep route blackhole 172.16.196.0/26 proto bird: no file of the agent says which pools there were; delete it by hand if it is of one
 `},
+		{"nothing of ours but the gateway's route", purge.Memory{Protocol: host.ProtoBird}, false, func(s *purge.Seen) {
+			*s = purge.Seen{Routes: s.Routes[1:6]}
+		}, "remove route 169.254.1.1 dev lo proto bird\n"},
 		{"another speaker", memory, false, func(s *purge.Seen) {
 			*s = purge.Seen{Routes: s.Routes[1:6], Speaker: true}
 		}, `remove route 169.254.1.1 dev lo proto bird
