@@ -59,13 +59,8 @@ type kubeAgents struct {
 
 // kubeDoors are the agents of the cluster.
 func (g *globals) kubeDoors(ctx context.Context, where *kubePlace, as guest) ([]agentDoor, error) {
-	if g.agents == nil {
-		client, err := where.connect(ctx)
-		if err != nil {
-			return nil, err
-		}
-		g.agents = &kubeAgents{client, map[string]string{}}
-		g.ends = append(g.ends, client.Close)
+	if _, err := g.kubeAPI(ctx, where); err != nil {
+		return nil, err
 	}
 	pods, err := g.agents.pods(ctx)
 	if err != nil {
@@ -87,6 +82,19 @@ func (g *globals) kubeDoors(ctx context.Context, where *kubePlace, as guest) ([]
 		doors = append(doors, door)
 	}
 	return doors, nil
+}
+
+// kubeAPI is the way to the cluster, which is opened once.
+func (g *globals) kubeAPI(ctx context.Context, where *kubePlace) (*kubeAgents, error) {
+	if g.agents == nil {
+		client, err := where.connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		g.agents = &kubeAgents{client, map[string]string{}}
+		g.ends = append(g.ends, client.Close)
+	}
+	return g.agents, nil
 }
 
 // agentPod is what we read of an agent's pod.

@@ -40,6 +40,8 @@ type kubeScene struct {
 	mu     sync.Mutex
 	pods   []map[string]any
 	agents map[string]netip.AddrPort // by pod
+	logs   map[string]string         // by pod, and "POD previous"
+	events map[string]string         // an Event by path
 	denied string                    // what nobody may: a part of a path
 	asked  []string                  // paths of requests that were not GET
 }
@@ -50,6 +52,9 @@ func newKubeScene(t *testing.T) *kubeScene {
 	var running sync.WaitGroup
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/pods", s.listPods)
+	mux.HandleFunc("GET /api/v1/events", s.listEvents)
+	mux.HandleFunc("GET /api/v1/namespaces/{namespace}/events", s.listEvents)
+	mux.HandleFunc("GET /api/v1/namespaces/kube-system/pods/{name}/log", s.readLog)
 	mux.HandleFunc("POST /api/v1/namespaces/kube-system/serviceaccounts/{name}/token", makeToken)
 	mux.HandleFunc("POST /api/v1/namespaces/kube-system/pods/{name}/portforward", func(w http.ResponseWriter, r *http.Request) {
 		s.forward(w, r, &running)
@@ -91,8 +96,44 @@ func (s *kubeScene) pod(node, phase, address string, port uint16) {
 		"spec": map[string]any{"nodeName": node, "containers": []any{map[string]any{
 			"env": []any{map[string]any{"name": agentPortVar, "value": fmt.Sprint(port)}},
 		}}},
-		"status": map[string]any{"phase": phase, "hostIP": address},
+		"status": map[string]any{"phase": phase, "hostIP": address, "containerStatuses": []any{map[string]any{"name": "agent", "restartCount": 0}}},
 	})
+}
+
+// restarted says that the containers of a node's agent have a life before.
+func (s *kubeScene) restarted(node string) {
+	for _, pod := range s.pods {
+		if pod["metadata"].(map[string]any)["name"] == "ocicat-node-"+node {
+			pod["status"].(map[string]any)["containerStatuses"] = []any{map[string]any{"name": "agent", "restartCount": 2}}
+		}
+	}
+}
+
+// readLog is the kubelet: of a pod without one it cannot be asked.
+func (s *kubeScene) readLog(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	if q.Get("container") != "agent" || q.Get("limitBytes") == "" || q.Get("tailLines") == "" || r.Header.Get("Accept") != "*/*" {
+		deny(w, http.StatusBadRequest, "log")
+		return
+	}
+	name := r.PathValue("name")
+	if q.Get("previous") == "true" {
+		name += " previous"
+	}
+	text, ok := s.logs[name]
+	if !ok {
+		deny(w, http.StatusInternalServerError, "dial tcp: no route to host")
+		return
+	}
+	fmt.Fprint(w, text)
+}
+
+func (s *kubeScene) listEvents(w http.ResponseWriter, r *http.Request) {
+	items := []json.RawMessage{}
+	if text := s.events[r.URL.Path]; text != "" {
+		items = append(items, json.RawMessage(text))
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"metadata": map[string]any{"resourceVersion": "1"}, "items": items})
 }
 
 // agent runs a node's agent, which is reached by port-forward alone.
@@ -123,7 +164,7 @@ func (s *kubeScene) agent(node, address string, door admin.Door) {
 func (s *kubeScene) dead(node, address string) { s.pod(node, "Running", address, agentPort) }
 
 func (s *kubeScene) listPods(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Query().Get("labelSelector") != "k8s-app=ocicat-node" {
+	if selector := r.URL.Query().Get("labelSelector"); selector != agentSelector && selector != ourPods {
 		deny(w, http.StatusBadRequest, "labelSelector")
 		return
 	}

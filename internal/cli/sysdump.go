@@ -5,6 +5,7 @@ package cli
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -14,7 +15,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,9 +32,12 @@ func newSysdumpCommand(g *globals) *cobra.Command {
 		Use:   "sysdump",
 		Short: "Collect what is known of the cluster in one file, to ask for help with",
 		Long: `Write an archive (tar.gz) with the status, all objects of the datastore, and what
-each agent within reach says: its report, sessions, paths, routes and pods. What
-does not answer is left out and named in errors.txt. Passwords, tokens and other
-secrets are replaced by "redacted"; names and addresses are not.
+each agent within reach says: its report, sessions, paths, routes and pods. On
+Kubernetes also what the containers of agents and controller said, the newest
+5000 lines and at most 1 MiB of each, and before their last restart, and Events.
+What does not answer is left out and named in errors.txt; index.json lists all
+files and says what was cut. Passwords, tokens and other secrets are replaced by
+"redacted"; names and addresses are not.
 
 Exit code 10 means that something did not answer.`,
 		Example: `  ocicat sysdump
@@ -58,6 +61,7 @@ func (g *globals) sysdump(ctx context.Context, file string) error {
 	d := newDump(out, at)
 	g.dumpStore(ctx, d)
 	g.dumpAgents(ctx, d)
+	g.dumpKubernetes(ctx, d)
 	err = errors.Join(d.finish(), out.Close())
 	if err == nil && d.useful == 0 {
 		err = fault.New(fault.Unavailable, "dump: nothing of the cluster answers")
@@ -65,7 +69,7 @@ func (g *globals) sysdump(ctx context.Context, file string) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(file))
 	}
-	g.line("%s: %d files", file, d.files)
+	g.line("%s: %d files", file, len(d.files))
 	g.incomplete = len(d.missing) > 0
 	return nil
 }
@@ -159,9 +163,23 @@ type dump struct {
 	zip     *gzip.Writer
 	tar     *tar.Writer
 	err     error
-	files   int
+	files   []dumpFile
 	useful  int // files of the cluster
 	missing []string
+}
+
+// dumpFile is a file of a dump as its index names it.
+type dumpFile struct {
+	Name  string `json:"name"`
+	Bytes int    `json:"bytes"`
+	Note  string `json:"note,omitempty"` // what is not there
+}
+
+// dumpIndex is the index of a dump.
+type dumpIndex struct {
+	Complete bool       `json:"complete"` // nothing failed, nothing was cut
+	Files    []dumpFile `json:"files"`
+	Missing  []string   `json:"missing,omitempty"`
 }
 
 func newDump(out io.Writer, at time.Time) *dump {
@@ -172,14 +190,17 @@ func newDump(out io.Writer, at time.Time) *dump {
 // dumpDir is the directory all files of a dump are in.
 const dumpDir = "ocicat-sysdump"
 
-func (d *dump) add(name string, data []byte) {
+func (d *dump) add(name string, data []byte) { d.addNoted(name, data, "") }
+
+// addNoted adds a file of which note says what is not there.
+func (d *dump) addNoted(name string, data []byte, note string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.useful++
-	d.write(name, data)
+	d.write(name, data, note)
 }
 
-func (d *dump) write(name string, data []byte) {
+func (d *dump) write(name string, data []byte, note string) {
 	if d.err != nil {
 		return
 	}
@@ -187,7 +208,7 @@ func (d *dump) write(name string, data []byte) {
 	if d.err == nil {
 		_, d.err = d.tar.Write(data)
 	}
-	d.files++
+	d.files = append(d.files, dumpFile{name, len(data), note})
 }
 
 // addJSON adds a value without its secrets.
@@ -204,58 +225,20 @@ func (d *dump) finish() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	slices.Sort(d.missing)
-	d.write("version.txt", fmt.Appendf(nil, "ocicat %s\n%s\n", buildinfo.Read().Version, d.at.Format(time.RFC3339)))
-	if len(d.missing) > 0 {
-		d.write("errors.txt", []byte(lines(d.missing)))
+	for i, text := range d.missing {
+		d.missing[i] = string(redactText([]byte(text)))
 	}
+	d.write("version.txt", fmt.Appendf(nil, "ocicat %s\n%s\n", buildinfo.Read().Version, d.at.Format(time.RFC3339)), "")
+	if len(d.missing) > 0 {
+		d.write("errors.txt", []byte(lines(d.missing)), "")
+	}
+	slices.SortFunc(d.files, func(a, b dumpFile) int { return cmp.Compare(a.Name, b.Name) })
+	cut := slices.ContainsFunc(d.files, func(f dumpFile) bool { return f.Note != "" })
+	index, err := json.MarshalIndent(dumpIndex{Complete: len(d.missing) == 0 && !cut, Files: d.files, Missing: d.missing}, "", "  ")
+	d.err = errors.Join(d.err, err)
+	d.write("index.json", index, "")
 	if err := errors.Join(d.err, d.tar.Close(), d.zip.Close()); err != nil {
 		return fault.New(fault.Invalid, "write dump: %w", err)
 	}
 	return nil
-}
-
-// secretWords are parts of the names of fields whose text is nobody's business.
-var secretWords = []string{"password", "passwd", "passphrase", "token", "secret", "credential", "privatekey"}
-
-// lastApplied is the annotation in which kubectl keeps a whole object as text.
-const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
-
-// redacted is value as JSON without the text of secrets. References to secrets
-// stay.
-func redacted(value any) ([]byte, error) {
-	data, err := json.Marshal(value)
-	if err != nil {
-		return nil, fmt.Errorf("encode: %w", err)
-	}
-	var tree any
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.UseNumber()
-	if err := decoder.Decode(&tree); err != nil {
-		return nil, fmt.Errorf("encode: %w", err)
-	}
-	redact(tree)
-	return json.MarshalIndent(tree, "", "  ")
-}
-
-func redact(tree any) {
-	switch at := tree.(type) {
-	case []any:
-		for _, item := range at {
-			redact(item)
-		}
-	case map[string]any:
-		delete(at, lastApplied)
-		for name, item := range at {
-			if _, text := item.(string); text && isSecret(name) {
-				at[name] = "redacted"
-				continue
-			}
-			redact(item)
-		}
-	}
-}
-
-func isSecret(name string) bool {
-	name = strings.ToLower(name)
-	return slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(name, word) })
 }

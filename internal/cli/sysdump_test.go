@@ -61,6 +61,16 @@ func TestSysdump(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	s.restarted("k8s-node-1")
+	s.logs = map[string]string{
+		"ocicat-node-k8s-node-1":          `level=INFO msg="peer set" peer=tor password=hush3 state=Established`,
+		"ocicat-node-k8s-node-1 previous": `{"msg":"login","config":"users:\n- name: a\n  user:\n    token: hush4\n    client-key-data: hush5\n"}` + "\nAuthorization: Bearer hush67890\n",
+	}
+	s.events = map[string]string{
+		"/api/v1/namespaces/default/events":     `{"metadata":{"uid":"1","name":"a","namespace":"default","resourceVersion":"1"},"reportingComponent":"ocicatd","message":"OC1001 session down, password: hush8"}`,
+		"/api/v1/namespaces/kube-system/events": `{"metadata":{"uid":"2","name":"b","namespace":"kube-system","resourceVersion":"1"},"involvedObject":{"name":"coredns-1"},"message":"not ours"}`,
+		"/api/v1/events":                        `{"metadata":{"uid":"3","name":"c","namespace":"shop","resourceVersion":"1"},"reason":"FailedCreatePodSandBox","message":"no free address"}`,
+	}
 	file := filepath.Join(s.dir, "dump.tar.gz")
 	got := s.run("sysdump", "--file", file)
 	if got.code != ExitProblems || !strings.Contains(got.stderr, "warning: k8s-node-2: ") {
@@ -88,6 +98,8 @@ func TestSysdump(t *testing.T) {
 	for name, part := range map[string]string{
 		"errors.txt": "k8s-node-2: its agent's pod", "status.txt": "k8s-node-1", "version.txt": "2026-11-22T12:00:00Z",
 		"resources/bgppeers.json": `"name": "bgp-passwords"`, "nodes/k8s-node-1/routes.json": "172.16.109.64/26",
+		"logs/kube-system/ocicat-node-k8s-node-1/agent.log": "state=Established", "logs/kube-system/ocicat-node-k8s-node-1/agent.previous.log": `"msg":"login"`,
+		"events.json": "no free address", "pods.json": "ocicat-node-k8s-node-2", "index.json": `"complete": false`,
 	} {
 		if !strings.Contains(files[name], part) {
 			t.Errorf("%s: %q, want %q", name, files[name], part)
@@ -97,6 +109,12 @@ func TestSysdump(t *testing.T) {
 		if strings.Contains(text, "hush") {
 			t.Errorf("%s holds a secret:\n%s", name, text)
 		}
+	}
+	if strings.Contains(files["events.json"], "not ours") || !strings.Contains(files["events.json"], "OC1001 session down") {
+		t.Errorf("events:\n%s", files["events.json"])
+	}
+	if name := "logs/kube-system/ocicat-node-k8s-node-2/agent.log"; files[name] != "" || !strings.Contains(files["errors.txt"], name+": ") || !strings.Contains(files["index.json"], name+": ") {
+		t.Errorf("the log of a dead node: %q, errors:\n%s", files[name], files["errors.txt"])
 	}
 	if got := s.run("sysdump", "--file", file); got.code != 3 {
 		t.Errorf("over a file that exists: %+v", got)
