@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"flag"
-	"os"
 	"path/filepath"
 
 	"github.com/ocicat-net/ocicat/internal/env"
@@ -29,7 +28,6 @@ func installFlags(f *flag.FlagSet, o *options) {
 	f.StringVar(&c.NetDir, "cni-net-dir", "", "install the CNI configuration into `directory` once pods can be served, with -cni-bin-dir")
 	f.StringVar(&c.Source, "cni-source", "/opt/ocicat/bin", "`directory` the CNI plugins are installed from")
 	f.StringVar(&c.Conflist.Network, "cni-network", install.DefaultNetwork, "`name` of the network in the CNI configuration")
-	f.BoolVar(&o.uninstall, "uninstall-cni", false, "remove what an agent installed into -cni-bin-dir and -cni-net-dir, and end")
 }
 
 // installation is what the flags and the environment say of the host's CNI
@@ -44,15 +42,4 @@ func installation(o options, says env.CNI) (*install.Config, error) {
 		c.Conflist.Socket = filepath.Join(o.runDir, "cni.sock")
 	}
 	return &c, c.Validate()
-}
-
-// uninstall removes what the same flags and environment installed.
-func uninstall(o options) error {
-	e, _, err := env.Parse(os.Environ(), "uninstall") // the node's name does not matter
-	if err != nil {
-		return err
-	}
-	c := o.install
-	c.Conflist.File, c.Skip = cmp.Or(e.CNI.File, install.DefaultFile), e.CNI.Skip
-	return install.Uninstall(c, newLog(o, e.LogLevel))
 }

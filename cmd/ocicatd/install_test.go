@@ -3,8 +3,6 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -58,33 +56,5 @@ func TestInstallation(t *testing.T) {
 		if diff := cmp.Diff(test.want, got); diff != "" || err != nil {
 			t.Errorf("%s: %v (-want +got):\n%s", what, err, diff)
 		}
-	}
-}
-
-// TestUninstalls runs the program as a container of an uninstallation does.
-func TestUninstalls(t *testing.T) {
-	bin, conf := t.TempDir(), t.TempDir()
-	t.Setenv("CNI_CONF_NAME", "05-ocicat.conflist")
-	for path, text := range map[string]string{
-		filepath.Join(conf, "05-ocicat.conflist"): `{"plugins":[{"type":"ocicat-cni"}]}`,
-		filepath.Join(conf, "20-other.conflist"):  `{"plugins":[{"type":"other"}]}`,
-		filepath.Join(bin, "ocicat-cni"):          "plugin",
-		filepath.Join(bin, "other"):               "plugin",
-	} {
-		if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := run([]string{"-uninstall-cni", "-cni-bin-dir=" + bin, "-cni-net-dir=" + conf, "-log-level=error"}); err != nil {
-		t.Fatal(err)
-	}
-	for dir, want := range map[string]string{bin: "other", conf: "20-other.conflist"} {
-		entries, err := os.ReadDir(dir)
-		if err != nil || len(entries) != 1 || entries[0].Name() != want {
-			t.Errorf("%s: %v %v, want %s", dir, entries, err, want)
-		}
-	}
-	if err := run([]string{"-uninstall-cni"}); !fault.Is(err, fault.Invalid) {
-		t.Errorf("without directories: %v, want Invalid", err)
 	}
 }

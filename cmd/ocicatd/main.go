@@ -62,7 +62,6 @@ type options struct {
 	lease                       time.Duration
 	version                     bool
 	install                     install.Config
-	uninstall                   bool
 }
 
 func parse(args []string) (options, error) {
@@ -117,9 +116,6 @@ func run(args []string) error {
 	if o.version {
 		fmt.Println("ocicatd", buildinfo.Read().Version)
 		return nil
-	}
-	if o.uninstall {
-		return uninstall(o)
 	}
 	cfg, err := configure(o)
 	if err != nil {

@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	chartDir     = "../../deploy/charts/ocicat"
-	manifestFile = "../../deploy/ocicat.yaml"
+	chartDir      = "../../deploy/charts/ocicat"
+	manifestFile  = "../../deploy/ocicat.yaml"
+	uninstallFile = "../../deploy/uninstall.yaml"
 )
 
 // with renders the chart with values written as YAML.
@@ -40,6 +41,27 @@ func TestManifestIsTheChart(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, string(have)); diff != "" {
 		t.Errorf("deploy/ocicat.yaml is not what the chart renders, run make manifest (-want +got):\n%s", diff)
+	}
+}
+
+func TestUninstallIsTheChart(t *testing.T) {
+	want, err := renderUninstall(chartDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile(uninstallFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(have)); diff != "" {
+		t.Errorf("deploy/uninstall.yaml is not what the chart renders, run make manifest (-want +got):\n%s", diff)
+	}
+	if strings.Count(want, "\nkind: ") != 1 || !strings.Contains(want, "kind: DaemonSet") {
+		t.Errorf("deploy/uninstall.yaml is more than the DaemonSet: who deletes it would delete that:\n%s", want)
+	}
+	release, err := with(t, "uninstall: {enabled: true}")
+	if err != nil || strings.Contains(release, "name: ocicat-node\n  namespace: kube-system\n  labels:\n    app.kubernetes.io/name: ocicat\n    app.kubernetes.io/instance: ocicat\n    app.kubernetes.io/version: \"dev\"\n    k8s-app") || !strings.Contains(release, "CustomResourceDefinition") {
+		t.Errorf("a release that uninstalls has agents, or no definitions: %v", err)
 	}
 }
 
@@ -151,6 +173,7 @@ func TestSchemaRefuses(t *testing.T) {
 		"rbac: {create: false}":                     "create",
 		"admissionPolicy: {enabled: 'no'}":          "enabled",
 		"crds: {keep: true}":                        "keep",
+		"uninstall: {enabled: 1}":                   "enabled",
 	} {
 		_, err := with(t, text)
 		if err == nil || !strings.Contains(err.Error(), name) {
@@ -202,6 +225,7 @@ func TestValuesAct(t *testing.T) {
 		"crds: {install: false}":            "CustomResourceDefinition",
 		"node: {privileged: true}":          "-proc-sys=",
 		"controller: {enabled: false}":      "ocicat-controller",
+		"uninstall: {enabled: true}":        "-cni-bin-dir=/host/opt/cni/bin\n            - -cni-net-dir",
 	} {
 		got, err := with(t, text)
 		if err != nil || strings.Contains(got, line) || !strings.Contains(usual, line) {

@@ -24,10 +24,27 @@ const head = `# Ocicat for Kubernetes 1.30 and newer: kubectl apply --server-sid
 # a change is made there.
 `
 
+// uninstallHead begins the manifest that uninstalls.
+const uninstallHead = `# Takes Ocicat off every node: docs/upgrade-and-uninstall.md. Delete the DaemonSet
+# ocicat-node first. Generated from deploy/charts/ocicat by "make manifest".
+`
+
 // render renders the chart in dir as Helm would install it: values are laid
 // over the chart's own, checked against its schema, and the objects come in
 // the order in which they are created.
 func render(dir string, values map[string]any) (string, error) {
+	return renderFiles(dir, values, head, func(string) bool { return true })
+}
+
+// renderUninstall renders what takes the network off the nodes, without the
+// definitions: who deletes it again shall not delete these.
+func renderUninstall(dir string) (string, error) {
+	values := map[string]any{"uninstall": map[string]any{"enabled": true}}
+	return renderFiles(dir, values, uninstallHead, func(name string) bool { return strings.HasSuffix(name, "/uninstall.yaml") })
+}
+
+// renderFiles renders the templates whose names are wanted, behind a head.
+func renderFiles(dir string, values map[string]any, head string, wanted func(name string) bool) (string, error) {
 	chart, err := loader.LoadDir(dir)
 	if err != nil {
 		return "", fmt.Errorf("load %s: %w", dir, err)
@@ -42,7 +59,7 @@ func render(dir string, values map[string]any) (string, error) {
 		return "", err
 	}
 	for name := range files {
-		if strings.HasSuffix(name, "NOTES.txt") {
+		if strings.HasSuffix(name, "NOTES.txt") || !wanted(name) {
 			delete(files, name)
 		}
 	}
