@@ -83,8 +83,8 @@ func (g *globals) ownDoor(ctx context.Context) ([]agentDoor, error) {
 // business with the others.
 func (g *globals) withinReach() (place, error) {
 	where, err := g.locate()
-	named := g.lab != "" || g.kubeconfig != "" || g.kubeContext != ""
-	if g.hasAgent() && (err != nil && !named || where.kube != nil && where.kube.inPod) {
+	named := g.lab != "" || g.kubeconfig != "" || g.kubeContext != "" || g.kubeFlag() != ""
+	if g.hasAgent() && (err != nil && !named || where.kube != nil && where.kube.inPod && g.kubeFlag() == "") {
 		return place{}, nil
 	}
 	return where, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/api/meta"
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/internal/storeopen"
 	"github.com/spf13/cobra"
@@ -29,6 +30,10 @@ type globals struct {
 
 	kubeconfig  string // --kubeconfig: a file of kubectl
 	kubeContext string // --context: one of its contexts
+	kubeCluster string // --cluster: one of its clusters
+	kubeUser    string // --user: one of its users
+	kubeToken   string // --token: instead of the user's credentials
+	kubeAs      kubeapi.Impersonation
 
 	noColor bool
 	verbose bool // -v: say what is done on standard error
@@ -61,6 +66,12 @@ func (g *globals) addFlags(root *cobra.Command) {
 	f.StringVar(&g.etcd, "etcd", "", "use the datastore at these `ENDPOINTS`, joined by commas")
 	f.StringVar(&g.kubeconfig, "kubeconfig", "", "use the Kubernetes cluster of this `FILE`")
 	f.StringVar(&g.kubeContext, "context", "", "use this `CONTEXT` of the kubeconfig")
+	f.StringVar(&g.kubeCluster, "cluster", "", "use this `CLUSTER` of the kubeconfig")
+	f.StringVar(&g.kubeUser, "user", "", "use this `USER` of the kubeconfig")
+	f.StringVar(&g.kubeToken, "token", "", "show the API server this `TOKEN` instead of the user's credentials")
+	f.StringVar(&g.kubeAs.User, "as", "", "act on Kubernetes as this `USER`, with your right to impersonate")
+	f.StringVar(&g.kubeAs.UID, "as-uid", "", "with --as: the user's `UID`")
+	f.StringArrayVar(&g.kubeAs.Groups, "as-group", nil, "with --as: a `GROUP` of the user; may be repeated")
 	f.StringVar(&g.node, "node", "", "show only `NODE`")
 	f.BoolVar(&g.noColor, "no-color", false, "print without colours (also NO_COLOR)")
 	f.BoolVarP(&g.verbose, "verbose", "v", false, "say on standard error what is done")
@@ -94,10 +105,32 @@ func (g *globals) check() error {
 			where = append(where, flag.name)
 		}
 	}
+	if flag := g.kubeFlag(); flag != "" && (g.etcd != "" || g.lab != "") {
+		return usageError{fault.New(fault.Invalid, "%s is about Kubernetes, %s is not: want one of them", flag, where[0])}
+	}
+	if g.kubeAs.Given() && g.kubeAs.User == "" {
+		return usageError{fault.Hint(fault.New(fault.Invalid, "--as-group or --as-uid without --as"), "Name the user with --as.")}
+	}
 	if len(where) > 1 {
 		return usageError{fault.New(fault.Invalid, "%s all say where the cluster is: want one of them", joined(where))}
 	}
 	return nil
+}
+
+// kubeFlag is a flag in use that says something of Kubernetes alone, beside
+// --kubeconfig and --context; "" where none is.
+func (g *globals) kubeFlag() string {
+	switch {
+	case g.kubeCluster != "":
+		return "--cluster"
+	case g.kubeUser != "":
+		return "--user"
+	case g.kubeToken != "":
+		return "--token"
+	case g.kubeAs.Given():
+		return "--as"
+	}
+	return ""
 }
 
 // say writes one line about what is done to standard error, with -v.

@@ -40,8 +40,8 @@ func (g *globals) kubernetes() (place, error) {
 	cluster := &kubePlace{inPod: len(files) == 0}
 	switch {
 	case len(files) > 0:
-		cluster.config, err = kubeapi.FromKubeconfig(g.kubeContext, files...)
-	case g.kubeContext == "" && g.inPod():
+		cluster.config, err = kubeapi.FromKubeconfig(kubeapi.Choice{Context: g.kubeContext, Cluster: g.kubeCluster, User: g.kubeUser}, files...)
+	case g.kubeContext == "" && g.kubeCluster == "" && g.kubeUser == "" && g.inPod():
 		source = "service account of this pod"
 		cluster.config, err = kubeapi.InCluster(g.Getenv, "/")
 	default:
@@ -50,6 +50,7 @@ func (g *globals) kubernetes() (place, error) {
 	if err != nil {
 		return place{}, err
 	}
+	g.identify(&cluster.config)
 	if program := cluster.config.Program; program != nil {
 		program.Stderr = g.stderr
 		if isTerminal(g.Stdin) {
@@ -57,6 +58,17 @@ func (g *globals) kubernetes() (place, error) {
 		}
 	}
 	return place{endpoints: []string{cluster.config.Server}, source: source, kube: cluster}, nil
+}
+
+// identify has cfg say who we are as flags have it. A token stands alone: beside
+// a certificate the API server would believe the certificate.
+func (g *globals) identify(cfg *kubeapi.Config) {
+	if g.kubeToken != "" {
+		cfg.Token, cfg.TokenFile, cfg.Program, cfg.Certificate = g.kubeToken, "", nil, kubeapi.Certificate{}
+	}
+	if g.kubeAs.Given() {
+		cfg.As = g.kubeAs
+	}
 }
 
 // inPod says whether we run in a pod of a Kubernetes cluster.

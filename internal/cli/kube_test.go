@@ -239,3 +239,32 @@ func endpointFor(p tracedPod) admin.Endpoint {
 	namespace, name, _ := strings.Cut(p.Pod, "/")
 	return admin.Endpoint{Endpoint: cluster.Endpoint{Namespace: namespace, Pod: name, Addr: p.Addr, HostIf: p.HostIf, ID: cluster.EndpointID{IfName: p.IfName}}}
 }
+
+// TestWhom: flags say whom the API server sees, and are refused where there is
+// none.
+func TestWhom(t *testing.T) {
+	s, _, _ := articleScene(t)
+	for _, test := range []struct {
+		args       string
+		code       int
+		as, stderr string
+	}{
+		{"", ExitOK, ":", ""},
+		{"--as anna --as-group shop --as-group dev", ExitOK, "anna:shop,dev", ""},
+		{"--token mine --cluster x --user x", ExitOK, ":", ""},
+		{"--token other", 8, ":", "does not know who we are"},
+		{"--user nobody", 3, "", `user "nobody": no such user`},
+		{"--cluster nowhere", 3, "", `cluster "nowhere": no such cluster`},
+		{"--as-group shop", ExitUsage, "", "without --as"},
+		{"--tls-server-name x", ExitUsage, "", "unknown flag: --tls-server-name"},
+	} {
+		s.as = ""
+		got := s.run(append([]string{"bgp", "routes"}, strings.Fields(test.args)...)...)
+		if got.code != test.code || s.as != test.as || !strings.Contains(got.stderr, test.stderr) {
+			t.Errorf("%s: as %q, %+v, want %+v", test.args, s.as, got, test)
+		}
+	}
+	if got := s.runOn("/none", "status", "--lab", "a", "--as", "anna"); got.code != ExitUsage || !strings.Contains(got.stderr, "--as is about Kubernetes, --lab is not") {
+		t.Errorf("of a lab: %+v", got)
+	}
+}

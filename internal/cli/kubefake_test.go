@@ -44,6 +44,7 @@ type kubeScene struct {
 	events map[string]string         // an Event by path
 	denied string                    // what nobody may: a part of a path
 	asked  []string                  // paths of requests that were not GET
+	as     string                    // whom the last request acted as: user, a colon, groups
 }
 
 func newKubeScene(t *testing.T) *kubeScene {
@@ -62,6 +63,7 @@ func newKubeScene(t *testing.T) *kubeScene {
 	s.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		denied := s.denied != "" && strings.Contains(r.URL.Path, s.denied)
+		s.as = r.Header.Get("Impersonate-User") + ":" + strings.Join(r.Header.Values("Impersonate-Group"), ",")
 		if r.Method != http.MethodGet {
 			s.asked = append(s.asked, r.URL.Path)
 		}

@@ -25,7 +25,7 @@ type place struct {
 // lab, and the Kubernetes cluster kubectl would take, in this order.
 func (g *globals) locate() (place, error) {
 	switch {
-	case g.kubeconfig != "", g.kubeContext != "", g.Program == KubectlPlugin && g.etcd == "" && g.lab == "":
+	case g.kubeconfig != "", g.kubeContext != "", g.kubeFlag() != "", g.Program == KubectlPlugin && g.etcd == "" && g.lab == "":
 		return g.kubernetes()
 	}
 	if g.etcd != "" {

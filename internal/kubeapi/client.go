@@ -20,12 +20,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/buildinfo"
+	"github.com/ocicat-net/ocicat/internal/localconn"
 )
 
 // Times at which a silent server is given up: a connection over which nothing
@@ -48,6 +50,8 @@ type Client struct {
 	upgrades *http.Transport // of HTTP/1.1, for connections that change their protocol
 	token    *tokenSource
 	limit    *limiter
+	conns    *localconn.Conns
+	as       Impersonation
 	timeout  time.Duration
 	log      *slog.Logger
 
@@ -84,24 +88,31 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	conns := &localconn.Conns{}
 	c := &Client{
-		server: server, http: &http.Client{Transport: cfg.transport(server, true), CheckRedirect: noRedirect},
+		server: server, http: &http.Client{Transport: cfg.transport(server, conns, true), CheckRedirect: noRedirect}, conns: conns, as: cfg.As,
 		token: &tokenSource{text: cfg.Token, file: cfg.TokenFile, program: cfg.Program}, limit: newLimiter(cfg.Rate, cfg.Burst),
 		timeout: cfg.Timeout, log: cfg.Log,
 	}
-	c.upgrades = cfg.transport(server, false)
+	c.upgrades = cfg.transport(server, conns, false)
 	c.done, c.end = context.WithCancel(context.Background())
 	return c, nil
 }
 
-// transport speaks HTTP/2 with the server, or HTTP/1.1.
-func (c Config) transport(server *url.URL, http2 bool) *http.Transport {
+// transport speaks HTTP/2 with the server, or HTTP/1.1, over conns.
+func (c Config) transport(server *url.URL, conns *localconn.Conns, http2 bool) *http.Transport {
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 	t := &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return conns.Dial(ctx, dialer, network, address)
+		},
 		TLSHandshakeTimeout: dialTimeout,
 		TLSClientConfig:     c.tlsConfig(server.Hostname()),
 		Protocols:           new(http.Protocols),
+	}
+	if c.Proxy != nil {
+		t.Proxy = http.ProxyURL(c.Proxy)
 	}
 	t.Protocols.SetHTTP1(true)
 	if http2 {
@@ -110,6 +121,10 @@ func (c Config) transport(server *url.URL, http2 bool) *http.Transport {
 	}
 	return t
 }
+
+// AddressGone gives up connections from an address this machine has no more: what
+// waits for an answer over one fails at once, and the next request connects anew.
+func (c *Client) AddressGone(local netip.Addr) { c.conns.Gone(local) }
 
 // noRedirect keeps our token from other servers.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -248,6 +263,7 @@ func (c *Client) request(ctx context.Context, q Request, token string) (*http.Re
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
+	c.as.set(r.Header)
 	return r, nil
 }
 

@@ -36,6 +36,11 @@ type Config struct {
 	// Program is run for a token or a certificate; it is asked before Token and
 	// Certificate are. Clients may share one.
 	Program *Program
+	// As is whom we act as; default is who we are.
+	As Impersonation
+	// Proxy is the HTTP or SOCKS5 proxy to the server; default is what
+	// HTTPS_PROXY and NO_PROXY say.
+	Proxy *url.URL
 	// Timeout bounds each request; default 8 s.
 	Timeout time.Duration
 	// Rate is how many requests a second we make at most, Burst how many at
@@ -119,6 +124,9 @@ func (c Config) validate() (*url.URL, error) {
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || u.User != nil {
 		return nil, fault.Hint(fault.New(fault.Invalid, "API server %q: not a URL of one", c.Server), "use https://ADDRESS:PORT")
 	}
+	if err := c.As.validate(); err != nil {
+		return nil, err
+	}
 	return u, nil
 }
 
@@ -144,7 +152,7 @@ func InCluster(getenv func(string) string, root string) (Config, error) {
 // FromEnvironment is the configuration of the files KUBECONFIG names, else InCluster's.
 func FromEnvironment(getenv func(string) string) (Config, error) {
 	if file := getenv("KUBECONFIG"); file != "" {
-		return FromKubeconfig("", filepath.SplitList(file)...)
+		return FromKubeconfig(Choice{}, filepath.SplitList(file)...)
 	}
 	return InCluster(getenv, "/")
 }

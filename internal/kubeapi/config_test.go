@@ -73,11 +73,11 @@ func TestKubeconfig(t *testing.T) {
 		"no YAML":         {"contexts:", "contexts", fault.Invalid},
 	} {
 		write(strings.Replace(aKubeconfig, test.old, test.new, 1))
-		if _, err := FromKubeconfig("", file); !fault.Is(err, test.kind) || !strings.HasPrefix(err.Error(), "read KUBECONFIG") {
+		if _, err := FromKubeconfig(Choice{}, file); !fault.Is(err, test.kind) || !strings.HasPrefix(err.Error(), "read KUBECONFIG") {
 			t.Errorf("%s: %v, want %v", what, err, test.kind)
 		}
 	}
-	if _, err := FromKubeconfig("", filepath.Join(dir, "absent")); !fault.Is(err, fault.Invalid) {
+	if _, err := FromKubeconfig(Choice{}, filepath.Join(dir, "absent")); !fault.Is(err, fault.Invalid) {
 		t.Errorf("without a file: %v", err)
 	}
 }
@@ -91,7 +91,7 @@ func FuzzKubeconfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		cfg, err := k.config()
+		cfg, err := k.config(Choice{})
 		if err != nil {
 			return
 		}

@@ -31,6 +31,7 @@ type kubeconfig struct {
 			CAFile     string `yaml:"certificate-authority"`
 			CA         string `yaml:"certificate-authority-data"`
 			Insecure   bool   `yaml:"insecure-skip-tls-verify"`
+			Proxy      string `yaml:"proxy-url"`
 		}
 	}
 	Users []struct {
@@ -43,27 +44,40 @@ type kubeconfig struct {
 			KeyFile   string         `yaml:"client-key"`
 			Key       string         `yaml:"client-key-data"`
 			Username  string         `yaml:"username"`
+			Password  string         `yaml:"password"`
 			Exec      *execConfig    `yaml:"exec"`
 			Provider  map[string]any `yaml:"auth-provider"`
+
+			As       string              `yaml:"as"`
+			AsUID    string              `yaml:"as-uid"`
+			AsGroups []string            `yaml:"as-groups"`
+			AsExtra  map[string][]string `yaml:"as-user-extra"`
 		}
 	}
 }
 
-// FromKubeconfig is the configuration of a context of files, which are joined
+// Choice says what of files of kubectl to use: by default what their current
+// context names.
+type Choice struct {
+	// Context is the name of another one.
+	Context string
+	// Cluster and User are used instead of those of the context.
+	Cluster, User string
+}
+
+// FromKubeconfig is the configuration chosen in files, which are joined
 // as kubectl joins those of KUBECONFIG: what stands first counts, and of several
-// a file may be missing. No context means the files' current one. Files that
+// a file may be missing. Files that
 // cannot be used are Invalid; credentials of a provider or a password are
 // Unsupported. A program that gives credentials is not run yet.
-func FromKubeconfig(context string, files ...string) (Config, error) {
+func FromKubeconfig(choice Choice, files ...string) (Config, error) {
 	where := strings.Join(files, string(filepath.ListSeparator))
 	k, err := readKubeconfigs(files)
 	if err != nil {
 		return Config{}, err
 	}
-	if context != "" {
-		k.Current = context
-	}
-	cfg, err := k.config()
+	k.Current = cmp.Or(choice.Context, k.Current)
+	cfg, err := k.config(choice)
 	if err != nil {
 		return Config{}, fault.New(fault.KindOf(err), "read KUBECONFIG %s: %w", where, err)
 	}
@@ -126,25 +140,33 @@ func (all *kubeconfig) join(k kubeconfig) {
 	all.Users = append(all.Users, k.Users...)
 }
 
-// config is the configuration of the current context.
-func (all kubeconfig) config() (Config, error) {
+// config is the configuration of the current context, but for what choice says.
+func (all kubeconfig) config(choice Choice) (Config, error) {
+	if choice.Cluster != "" && choice.User != "" && all.Current == "" {
+		return all.both(choice.Cluster, choice.User)
+	}
 	var names []string
 	for _, c := range all.Contexts {
 		names = append(names, c.Name)
 		if c.Name != all.Current {
 			continue
 		}
-		var cfg Config
-		if err := all.server(c.Context.Cluster, &cfg); err != nil {
-			return Config{}, err
-		}
-		err := all.user(c.Context.User, &cfg)
-		return cfg, err
+		return all.both(cmp.Or(choice.Cluster, c.Context.Cluster), cmp.Or(choice.User, c.Context.User))
 	}
 	if all.Current == "" {
 		return Config{}, fault.Hint(fault.New(fault.Invalid, "current-context: not set"), "Choose one with kubectl config use-context; there are: %s.", strings.Join(names, ", "))
 	}
 	return Config{}, fault.Hint(fault.New(fault.Invalid, "context %q: no such context", all.Current), "There are: %s.", strings.Join(names, ", "))
+}
+
+// both is the configuration of a cluster and a user.
+func (all kubeconfig) both(cluster, user string) (Config, error) {
+	var cfg Config
+	if err := all.server(cluster, &cfg); err != nil {
+		return Config{}, err
+	}
+	err := all.user(user, &cfg)
+	return cfg, err
 }
 
 func (all kubeconfig) server(name string, cfg *Config) error {
@@ -154,6 +176,10 @@ func (all kubeconfig) server(name string, cfg *Config) error {
 		}
 		cfg.Server, cfg.ServerName, cfg.Insecure = c.Cluster.Server, c.Cluster.ServerName, c.Cluster.Insecure
 		cfg.CAFile = c.Cluster.CAFile
+		var err error
+		if cfg.Proxy, err = parseProxy(c.Cluster.Proxy); err != nil {
+			return fault.New(fault.Invalid, "cluster %q: %w", name, err)
+		}
 		return decode("certificate-authority-data", c.Cluster.CA, &cfg.CA)
 	}
 	return fault.New(fault.Invalid, "cluster %q: no such cluster", name)
@@ -167,9 +193,13 @@ func (all kubeconfig) user(name string, cfg *Config) error {
 		if u.Name != name {
 			continue
 		}
-		if len(u.User.Provider) > 0 || u.User.Username != "" {
+		if len(u.User.Provider) > 0 || u.User.Username != "" || u.User.Password != "" {
 			err := fault.New(fault.Unsupported, "user %q: credentials of a provider or a password", name)
 			return fault.Hint(err, "Use a token, a certificate, or a program (exec).")
+		}
+		cfg.As = Impersonation{User: u.User.As, UID: u.User.AsUID, Groups: u.User.AsGroups, Extra: u.User.AsExtra}
+		if err := cfg.As.validate(); err != nil {
+			return fault.New(fault.Invalid, "user %q: %w", name, err)
 		}
 		cfg.Token, cfg.TokenFile = u.User.Token, u.User.TokenFile
 		cfg.Certificate.CertFile, cfg.Certificate.KeyFile = u.User.CertFile, u.User.KeyFile

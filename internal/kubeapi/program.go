@@ -66,6 +66,9 @@ func (e execConfig) program(cfg Config) (*Program, error) {
 			return nil, fault.New(fault.Invalid, "exec: %w", err)
 		}
 		p.cluster = &execCluster{Server: cfg.Server, ServerName: cfg.ServerName, Insecure: cfg.Insecure, CA: ca}
+		if cfg.Proxy != nil {
+			p.cluster.Proxy = cfg.Proxy.String()
+		}
 	}
 	return p, nil
 }
@@ -93,6 +96,7 @@ type execCluster struct {
 	ServerName string `json:"tls-server-name,omitempty"`
 	Insecure   bool   `json:"insecure-skip-tls-verify,omitempty"`
 	CA         []byte `json:"certificate-authority-data,omitempty"`
+	Proxy      string `json:"proxy-url,omitempty"`
 }
 
 // execKind is the kind of what programs are told and what they answer.

@@ -87,7 +87,7 @@ func (p programDir) runs() []string {
 
 func (p programDir) client() *Client {
 	p.t.Helper()
-	cfg, err := FromKubeconfig("", filepath.Join(p.dir, "config"))
+	cfg, err := FromKubeconfig(Choice{}, filepath.Join(p.dir, "config"))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestProgramFails(t *testing.T) {
 func TestProgramThatAsksNeedsTerminal(t *testing.T) {
 	p := newProgram(t, "http://127.0.0.1:1")
 	p.write("config", strings.ReplaceAll(aProgram, "IfAvailable", "Always"), 0o600)
-	cfg, err := FromKubeconfig("", filepath.Join(p.dir, "config"))
+	cfg, err := FromKubeconfig(Choice{}, filepath.Join(p.dir, "config"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,13 +213,13 @@ func TestKubeconfigsAreJoined(t *testing.T) {
 	if err != nil || cfg.Server != "https://c" || cfg.TokenFile != filepath.Join(dir, "a", "t") || cfg.CAFile != filepath.Join(dir, "b", "ca") {
 		t.Errorf("%+v, %v", cfg, err)
 	}
-	if cfg, err := FromKubeconfig("y", list...); err != nil || cfg.Server != "https://d" {
+	if cfg, err := FromKubeconfig(Choice{Context: "y"}, list...); err != nil || cfg.Server != "https://d" {
 		t.Errorf("another context: %+v, %v", cfg, err)
 	}
-	if _, err := FromKubeconfig("z", list...); !fault.Is(err, fault.Invalid) || fault.HintOf(err) != "There are: x, y, x." {
+	if _, err := FromKubeconfig(Choice{Context: "z"}, list...); !fault.Is(err, fault.Invalid) || fault.HintOf(err) != "There are: x, y, x." {
 		t.Errorf("no such context: %v (%s)", err, fault.HintOf(err))
 	}
-	if _, err := FromKubeconfig("", list[0], list[0]); !fault.Is(err, fault.Invalid) {
+	if _, err := FromKubeconfig(Choice{}, list[0], list[0]); !fault.Is(err, fault.Invalid) {
 		t.Errorf("all missing: %v", err)
 	}
 }

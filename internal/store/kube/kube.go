@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync/atomic"
 
@@ -313,6 +314,9 @@ func (s *Store) Delete(ctx context.Context, key store.Key, prev store.Revision) 
 	_, err = s.client.Call(ctx, kubeapi.Request{What: what, Method: http.MethodDelete, Path: path, Body: body})
 	return err
 }
+
+// AddressGone gives up connections from an address this machine has no more.
+func (s *Store) AddressGone(local netip.Addr) { s.client.AddressGone(local) }
 
 // Close ends the client, and with it all watches.
 func (s *Store) Close() error {
