@@ -36,7 +36,8 @@ func newUninstallCommand(g *globals) *cobra.Command {
 		Long: `Remove from this node, as root, the CNI configuration and then the plugins an
 agent installed. The node gets no new pods afterwards. Routes, rules and sysctls
 stay, and with them the network of the pods that run; an agent that is installed
-again takes these over. Files of others stay.
+again takes these over. Other nodes whose agents run forget the way to them after
+two minutes. Files of others stay.
 
 With --purge all else goes too, once the last pod is gone: routes, packet
 filter, links that were left, the directories of the agent. What is not ours
