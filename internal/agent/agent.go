@@ -133,6 +133,8 @@ type Agent struct {
 	counts     *metrics.Counts
 	store      *metrics.Store
 	remote     remote             // the datastore, where it is reached over connections; else nil
+	lock       lockable           // the datastore, where it can be locked; else nil
+	locked     atomic.Bool        // the datastore
 	scrapes    *httpd.Server      // nil where metrics are off
 	installer  *install.Installer // nil where nothing is installed
 	health     *httpd.Server      // nil where probes are off
@@ -268,6 +270,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.cfg.Kubernetes == nil { // there the controller does it, with rights of its own
 		tasks = append(tasks, a.newCollector())
+	}
+	if a.lock != nil {
+		tasks = append(tasks, named{"datastore lock", a.watchLock})
 	}
 	if a.scrapes != nil {
 		tasks = append(tasks, a.scrapes)

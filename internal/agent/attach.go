@@ -29,6 +29,9 @@ func (a *Agent) Add(ctx context.Context, req cniwire.AddRequest) (cniwire.AddRes
 	if err := a.serving(); err != nil {
 		return cniwire.AddResult{}, err
 	}
+	if err := a.unlocked(req); err != nil {
+		return cniwire.AddResult{}, err
+	}
 	a.bury(ctx)
 	a.awaitPools(ctx)
 	id := idOf(req)

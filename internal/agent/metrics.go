@@ -25,6 +25,7 @@ const maxPeerSeries = 500
 func (a *Agent) measure() {
 	a.counts = new(metrics.Counts)
 	a.remote, _ = a.cfg.Store.(remote)
+	a.lock, _ = a.cfg.Store.(lockable)
 	a.store = metrics.NewStore(a.cfg.Store, a.counts)
 	a.cfg.Store = a.store
 	if a.cfg.Metrics.IsValid() {

@@ -30,13 +30,13 @@ import (
 // publisher writes the node's NodeStatus: at once when what an operator must
 // know changes, soon when the number of pods does, else once a minute.
 type publisher struct {
-	agent    *Agent
-	counting atomic.Bool // a pass for the number of pods is on its way
-	mu       sync.Mutex
-	said     string           // the essence last published
-	last     []meta.Condition // last published
-	when     time.Time        // when
-	full     error            // why the datastore takes no write for want of space, nil while it does
+	agent   *Agent
+	waiting atomic.Bool // a pass is on its way
+	mu      sync.Mutex
+	said    string           // the essence last published
+	last    []meta.Condition // last published
+	when    time.Time        // when
+	full    error            // why the datastore takes no write for want of space, nil while it does
 }
 
 // podsDelay is how long a new number of pods waits for the next: one write of
@@ -46,10 +46,17 @@ const podsDelay = 2 * time.Second
 func newPublisher(a *Agent) *publisher { return &publisher{agent: a} }
 
 // podsChanged publishes the number of pods soon. It never blocks.
-func (p *publisher) podsChanged() {
-	if p.counting.CompareAndSwap(false, true) {
-		time.AfterFunc(podsDelay, func() {
-			p.counting.Store(false)
+func (p *publisher) podsChanged() { p.soon(podsDelay) }
+
+// retryDelay is when a status is written again that the datastore did not take.
+// Nothing else may happen that would have it written before its minute is over.
+const retryDelay = 5 * time.Second
+
+// soon has the status published after a while, once.
+func (p *publisher) soon(after time.Duration) {
+	if p.waiting.CompareAndSwap(false, true) {
+		time.AfterFunc(after, func() {
+			p.waiting.Store(false)
 			p.agent.loop.Mark(sectionStatus)
 		})
 	}
@@ -69,7 +76,8 @@ func (p *publisher) publish(ctx context.Context) error {
 		return nil
 	}
 	if err := p.agent.recallEnvironment(ctx); err != nil {
-		return nil // told once as OC5003; the next pass tries again
+		p.soon(retryDelay)
+		return nil // told once as OC5003
 	}
 	if first {
 		report = p.agent.Report() // now that it is known since when conditions are what they are
@@ -84,7 +92,8 @@ func (p *publisher) publish(ctx context.Context) error {
 	key := store.Key{Kind: store.NodeStatus, Name: report.Metadata.Name}
 	if _, err := p.agent.cfg.Store.Put(ctx, key, value, store.AnyRevision); err != nil {
 		if fault.Is(err, fault.Unavailable) {
-			return nil // told once as OC5003; the next pass tries again
+			p.soon(retryDelay)
+			return nil // told once as OC5003
 		}
 		if fault.Is(err, fault.Exhausted) {
 			p.mu.Lock()
@@ -190,6 +199,7 @@ func (a *Agent) problems() []problem.Problem {
 	list = append(list, a.installer.Problems()...)
 	list = append(list, a.health.Problems()...)
 	list = append(list, a.kubernetesProblems()...)
+	list = append(list, a.lockProblems()...)
 	list = append(list, a.reserve.State().Problems...)
 	if last := a.last.Load(); last != nil {
 		list = append(list, last.problems...)

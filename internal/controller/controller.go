@@ -15,11 +15,13 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/kubeapi"
+	"github.com/ocicat-net/ocicat/internal/problem"
 	"github.com/ocicat-net/ocicat/internal/store"
 )
 
@@ -37,8 +39,9 @@ type Config struct {
 
 // Controller is the task. Make one with New.
 type Controller struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	locked atomic.Bool // the datastore
 }
 
 // New returns a Controller.
@@ -62,12 +65,29 @@ var calicoNamespaces = []string{"kube-system", "calico-system"}
 func (c *Controller) Run(ctx context.Context) error {
 	var judging sync.WaitGroup
 	defer judging.Wait()
+	if s, ok := c.cfg.Store.(lockable); ok {
+		judging.Go(func() { s.FollowLock(ctx, c.lockChanged) })
+	}
 	judging.Go(func() { newPoolStatus(c.cfg.Client, c.cfg.Store, c.log).run(ctx) })
 	c.collect(ctx)
 	return nil
 }
 
-// collect collects but while Calico's collector runs.
+// lockable is a datastore that somebody else may lock, as Calico's migration
+// does. It refuses writes of addresses itself while it is locked.
+type lockable interface {
+	FollowLock(ctx context.Context, changed func(locked bool))
+}
+
+// lockChanged hears of the lock.
+func (c *Controller) lockChanged(locked bool) {
+	c.locked.Store(locked)
+	if locked {
+		c.log.Warn("the datastore is locked: nothing is freed", "code", problem.StoreLocked)
+	}
+}
+
+// collect collects but while Calico's collector runs or the datastore is locked.
 func (c *Controller) collect(ctx context.Context) {
 	var (
 		stop    context.CancelFunc
@@ -77,6 +97,7 @@ func (c *Controller) collect(ctx context.Context) {
 	defer running.Wait()
 	for {
 		other, err := c.other(ctx)
+		locked := c.locked.Load()
 		switch {
 		case err != nil && ctx.Err() == nil:
 			c.log.Warn("not known whether Calico's collector runs, so nothing is freed", "error", err)
@@ -84,7 +105,7 @@ func (c *Controller) collect(ctx context.Context) {
 			c.log.Error("Calico's collector runs: nothing is freed beside it", "deployment", other, "remedy", "kubectl scale deployment -n NAMESPACE "+calico+" --replicas=0, once no calico-node runs any more")
 		}
 		said = other
-		switch may := err == nil && other == ""; {
+		switch may := err == nil && other == "" && !locked; {
 		case may && stop == nil:
 			var collecting context.Context
 			collecting, stop = context.WithCancel(ctx)

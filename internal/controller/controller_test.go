@@ -85,3 +85,53 @@ func TestRestsBesideCalico(t *testing.T) {
 	before := elected()
 	nstest.Eventually(t, 20*time.Second, func() bool { return elected() > before }, "elected again without it")
 }
+
+// lockedStore is a datastore that is locked as told.
+type lockedStore struct {
+	store.Store
+	changes chan bool
+}
+
+func (s lockedStore) FollowLock(ctx context.Context, changed func(bool)) {
+	for {
+		select {
+		case locked := <-s.changes:
+			changed(locked)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// TestRestsWhileLocked: nothing is collected while the datastore is locked.
+func TestRestsWhileLocked(t *testing.T) {
+	var replicas atomic.Int32
+	replicas.Store(-1)
+	s := lockedStore{mem.New(), make(chan bool)}
+	times := ipam.TimesFor(2 * time.Second)
+	c := controller.New(controller.Config{Client: deployments(t, &replicas), Store: s, Name: "c1", Session: "c1/1", Times: times, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = c.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	elected := func() store.Revision {
+		e, err := s.Get(t.Context(), store.Key{Kind: store.Election, Name: "collector"})
+		if err != nil {
+			return 0
+		}
+		return e.Revision
+	}
+	nstest.Eventually(t, 20*time.Second, func() bool { return elected() > 0 }, "elected while the datastore is open")
+	s.changes <- true
+	nstest.Eventually(t, 20*time.Second, func() bool {
+		before := elected()
+		timer := time.NewTimer(3 * times.Beat)
+		defer timer.Stop()
+		<-timer.C
+		return elected() == before
+	}, "at rest while the datastore is locked")
+	before := elected()
+	s.changes <- false
+	nstest.Eventually(t, 20*time.Second, func() bool { return elected() > before }, "elected again")
+}

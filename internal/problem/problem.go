@@ -54,6 +54,7 @@ const (
 	MassDeletion     Code = "OC5008"
 	EnvDiffers       Code = "OC5009"
 	StoreFull        Code = "OC5010"
+	StoreLocked      Code = "OC5011"
 )
 
 // Entry is one row of the table.
@@ -102,6 +103,7 @@ var Table = []Entry{
 	{MassDeletion, "deletion of too much at once", "the datastore no longer has %s: not believed, this node goes on with what it knew", "Restore the datastore from a backup, or apply what is missing again; Nodes of living agents come back by themselves. If the deletion is meant, stop the agent, delete datastore.json in its state directory (/var/lib/ocicat) and start it."},
 	{EnvDiffers, "environment differs from the pool", "%s asks for %q, but pool %s has %s %q", "Change the pool, or the variable on every node. A start changes a field only where the variable changed since this node's last start and nobody else changed the field; CIDR and block size are never changed."},
 	{StoreFull, "datastore full", "the datastore refuses writes: %s", "etcd has reached its quota (alarm NOSPACE). Make room and clear the alarm: etcdctl compact REVISION, etcdctl defrag, etcdctl alarm disarm; or give it a larger --quota-backend-bytes. Pods keep their network, DEL works and is journalled, new pods are served from the reserve."},
+	{StoreLocked, "datastore locked", "the datastore is locked (datastoreReady of ClusterInformation default is false): no new pod gets an address", "Wait until the migration that locked it has ended. If none runs, unlock it: calicoctl datastore migrate unlock, or kubectl patch clusterinformation default --type merge -p '{\"spec\":{\"datastoreReady\":true}}'. Pods keep their network and DEL works; what it releases is written afterwards."},
 }
 
 // Problem is one thing that is wrong now. Object names what it is about, and

@@ -31,6 +31,8 @@ type Store struct {
 	chosen  atomic.Pointer[shape.Profile] // nil until it is found
 	looking chan struct{}                 // full while somebody looks for it
 
+	locked atomic.Bool // as FollowLock knows
+
 	// unselectable is set when the server does not know the field we select
 	// affinities by; everything is read then.
 	unselectable atomic.Bool
@@ -179,6 +181,9 @@ func (s *Store) Put(ctx context.Context, key store.Key, value []byte, prev store
 	if err := store.CheckPut(key, value); err != nil {
 		return 0, err
 	}
+	if err := s.writable("put "+key.String(), key.Kind); err != nil {
+		return 0, err
+	}
 	r, path, err := s.locate(ctx, key)
 	if err != nil {
 		return 0, err
@@ -287,11 +292,14 @@ func (w writer) send(ctx context.Context, q kubeapi.Request) (store.Revision, er
 // Delete removes an object if its revision still is prev. Nodes are not ours
 // to delete: that is Unsupported.
 func (s *Store) Delete(ctx context.Context, key store.Key, prev store.Revision) error {
+	what := "delete " + key.String()
+	if err := s.writable(what, key.Kind); err != nil {
+		return err
+	}
 	r, path, err := s.locate(ctx, key)
 	if err != nil {
 		return err
 	}
-	what := "delete " + key.String()
 	if prev == 0 || r.ReadOnly() {
 		if _, err := s.client.Call(ctx, kubeapi.Request{What: what, Method: http.MethodGet, Path: path}); err != nil {
 			return err
