@@ -44,9 +44,13 @@ func TestInstall(t *testing.T) {
 	})
 	t.Logf("applied after %.1f s, nodes Ready after %.1f s, first pod answered after %.1f s", applied.Seconds(), ready.Seconds(), time.Since(begin).Seconds())
 	c.AwaitPods(time.Minute, "kube-system", "k8s-app=ocicat-node", len(c.Names))
-	for _, condition := range []string{"SessionsEstablished", "PoolsUsable", "BlocksAvailable"} {
-		c.Kubectl("wait", "--for=condition="+condition, "--timeout=20s", "nodestatuses", "--all")
-	}
+	c.Await(20*time.Second, "the conditions of both nodes are True", func() error {
+		out, err := c.TryKubectl("get", "nodestatuses", "-o", `jsonpath={range .items[*]}{.metadata.name}{range .status.conditions[*]}{" "}{.type}={.status}/{.reason}{end}{"\n"}{end}`)
+		if err != nil || strings.Count(out, "=True/") != 4*len(c.Names) {
+			return errAwaited(out, err)
+		}
+		return nil
+	})
 	for node, w := range watches {
 		for _, fault := range w.Faults() {
 			t.Errorf("%s: %s", node, fault)
