@@ -4,7 +4,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -39,9 +38,13 @@ stay, and with them the network of the pods that run; an agent that is installed
 again takes these over. Other nodes whose agents run forget the way to them after
 two minutes. Files of others stay.
 
+containerd ends no pod without a configuration: install the next network before
+these pods end.
+
 With --purge all else goes too, once the last pod is gone: routes, packet
 filter, links that were left, the directories of the agent. What is not ours
-stays, and is named where it looks like ours.
+stays, and is named where it looks like ours. With --wait nothing is removed
+before that, and the runtime ends pods as ever.
 
 Stop the agent first: it would install all of it again. On Kubernetes
 deploy/uninstall.yaml does this on every node.`,
@@ -73,8 +76,8 @@ func (f uninstallFlags) run(ctx context.Context, g *globals) error {
 	if err := f.check(g); err != nil {
 		return err
 	}
-	r, err := f.attempt(ctx, g)
-	for waits := ""; f.wait && fault.Is(err, fault.Conflict); r, err = f.attempt(ctx, g) {
+	r, err := f.node.Uninstall(ctx, f.options)
+	for waits := ""; f.wait && fault.Is(err, fault.Conflict); r, err = f.node.Uninstall(ctx, f.options) {
 		if text := err.Error(); text != waits {
 			fmt.Fprintf(g.stderr, "waiting: %s\n", text)
 			waits = text
@@ -114,26 +117,6 @@ func (f uninstallFlags) check(g *globals) error {
 		return fault.Hint(fault.New(fault.Invalid, "uninstall: it changes files and routes of this node: want root"), "sudo ocicat uninstall")
 	}
 	return nil
-}
-
-// attempt does what can be done now. With --wait the node gets no new pods
-// while those that run are waited for.
-func (f uninstallFlags) attempt(ctx context.Context, g *globals) (purge.Report, error) {
-	r, err := f.node.Uninstall(ctx, f.options)
-	if !f.wait || f.options.DryRun || !errors.Is(err, purge.ErrPods) {
-		return r, err
-	}
-	first, failed := f.node.Uninstall(ctx, purge.Options{})
-	for _, what := range first.Removed {
-		fmt.Fprintf(g.stderr, "removed %s\n", what)
-	}
-	if failed == nil {
-		failed = first.Err()
-	}
-	if failed != nil {
-		return r, failed
-	}
-	return r, err
 }
 
 // print says what was done, what is left and why.
