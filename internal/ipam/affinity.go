@@ -17,22 +17,26 @@ import (
 	"github.com/ocicat-net/ocicat/internal/store"
 )
 
-// claimBlock makes a block the node's: affinity pending, block created (or
-// found to be the node's), affinity confirmed. A block of somebody else is
-// Conflict, and the node's stale affinity to it is gone then.
+// claimBlock makes a block the node's: in one transaction, or, where the
+// datastore has none, affinity pending, block created (or found to be the
+// node's), affinity confirmed. A block of somebody else is Conflict, and the
+// node's stale affinity to it is gone then.
 func (c *Client) claimBlock(ctx context.Context, node string, p netip.Prefix) error {
 	return again(ctx, func() error {
 		a, rev, err := c.affinity(ctx, node, p)
 		if err != nil {
 			return err
 		}
-		b, _, err := c.block(ctx, p)
+		b, brev, err := c.block(ctx, p)
 		missing := fault.Is(err, fault.NotFound)
 		if err != nil && !missing {
 			return err
 		}
 		if !missing && b.OwnedBy(node) && rev != 0 && a.State == alloc.Confirmed {
 			return nil
+		}
+		if done, err := c.commitClaim(ctx, node, p, a, rev, b, brev); done || err != nil {
+			return err
 		}
 		a.State = alloc.Pending
 		if rev, err = c.putAffinity(ctx, node, p, a, rev); err != nil {
@@ -302,8 +306,9 @@ func (c *Client) releaseClaims(ctx context.Context, node string, mustBeEmpty boo
 	return errors.Join(errs...)
 }
 
-// releaseBlock gives up one block: affinity pendingDeletion, block deleted or
-// made nobody's, affinity deleted.
+// releaseBlock gives up one block: in one transaction, or, where the datastore
+// has none, affinity pendingDeletion, block deleted or made nobody's, affinity
+// deleted.
 func (c *Client) releaseBlock(ctx context.Context, node string, p netip.Prefix, mustBeEmpty bool) error {
 	return c.releaseBlockIf(ctx, node, p, mustBeEmpty, func() error { return nil })
 }
@@ -333,6 +338,9 @@ func (c *Client) releaseBlockIf(ctx context.Context, node string, p netip.Prefix
 			return fault.New(fault.Conflict, "release block %s of %s: %d of its addresses are in use", p, node, b.InUse())
 		}
 		if err := allowed(); err != nil {
+			return err
+		}
+		if done, err := c.commitRelease(ctx, node, p, arev, b, brev); done || err != nil {
 			return err
 		}
 		confirmed := a.State == alloc.Confirmed

@@ -4,6 +4,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -31,15 +32,18 @@ import (
 // all. It runs in a synctest bubble.
 type chaos struct {
 	store.Store
-	mu    sync.Mutex
-	rng   *rand.Rand
-	calm  bool // no more faults
-	down  bool // refuses everything
-	late  sync.WaitGroup
-	fates [4]int // how often each fate struck, for the log
+	mu      sync.Mutex
+	rng     *rand.Rand
+	calm    bool // no more faults
+	down    bool // refuses everything
+	late    sync.WaitGroup
+	commits bool   // has transactions
+	fates   [4]int // how often each fate struck, for the log
 }
 
-func newChaos(inner store.Store, rng *rand.Rand) *chaos { return &chaos{Store: inner, rng: rng} }
+func newChaos(inner store.Store, rng *rand.Rand) *chaos {
+	return &chaos{Store: inner, rng: rng, commits: rng.IntN(2) == 0}
+}
 
 // roll draws what becomes of a call.
 func (c *chaos) roll() (before, after time.Duration, fate int) {
@@ -113,6 +117,13 @@ func (c *chaos) Put(ctx context.Context, key store.Key, value []byte, prev store
 
 func (c *chaos) Delete(ctx context.Context, key store.Key, prev store.Revision) error {
 	return c.write(ctx, func() error { return c.Store.Delete(context.Background(), key, prev) })
+}
+
+func (c *chaos) Commit(ctx context.Context, writes []store.Write) error {
+	if !c.commits {
+		return errors.ErrUnsupported
+	}
+	return c.write(ctx, func() error { return c.Store.(*mem.Store).Commit(context.Background(), writes) })
 }
 
 func (c *chaos) write(ctx context.Context, do func() error) error {

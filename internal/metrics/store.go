@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -57,6 +58,21 @@ func (s *Store) Delete(ctx context.Context, key store.Key, prev store.Revision) 
 	start := time.Now()
 	err := s.Store.Delete(ctx, key, prev)
 	s.count("delete", start, err)
+	return err
+}
+
+// Commit carries out all writes as one, or none; errors.ErrUnsupported if the
+// datastore cannot.
+func (s *Store) Commit(ctx context.Context, writes []store.Write) error {
+	inner, ok := s.Store.(interface {
+		Commit(ctx context.Context, writes []store.Write) error
+	})
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	start := time.Now()
+	err := inner.Commit(ctx, writes)
+	s.count("commit", start, err)
 	return err
 }
 

@@ -14,6 +14,10 @@ func TestConformance(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return mem.New() })
 }
 
+func TestCommitConformance(t *testing.T) {
+	storetest.RunCommit(t, func(*testing.T) storetest.Committer { return mem.New() })
+}
+
 func TestWatchFromForgottenRevisionCloses(t *testing.T) {
 	ctx := t.Context()
 	s := mem.New()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/ipam"
+	"github.com/ocicat-net/ocicat/internal/store"
 )
 
 // untimed is a context in which no time passes: a wait ends at once and the
@@ -61,7 +62,8 @@ type actor struct {
 }
 
 // newActor makes an actor of a node that runs program up to its first call.
-func newActor(node string, pool cluster.Pool, borrow bool, program func(*actor)) *actor {
+// With commits it sees a datastore with transactions.
+func newActor(node string, pool cluster.Pool, borrow, commits bool, program func(*actor)) *actor {
 	a := &actor{node: node}
 	a.ctx = newUntimed(&a.dead)
 	var yield func(call) bool
@@ -72,8 +74,12 @@ func newActor(node string, pool cluster.Pool, borrow bool, program func(*actor))
 		}
 		return a.reply
 	}
+	var datastore store.Store = link{stop}
+	if commits {
+		datastore = committing{link{stop}}
+	}
 	a.client = ipam.NewClient(ipam.ClientConfig{
-		Store:      link{stop},
+		Store:      datastore,
 		Pools:      func(context.Context) ([]cluster.Pool, error) { return []cluster.Pool{pool}, nil },
 		NodeLabels: func(context.Context, string) (map[string]string, error) { return nil, nil },
 		Borrow:     borrow,

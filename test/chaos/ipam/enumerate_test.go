@@ -42,6 +42,7 @@ type scenario struct {
 	programs [][]operation // of the clients
 	setup    []operation   // done first, by client 0
 	faults   int           // how many answers of writes may be lost on one path
+	commits  bool          // the datastore has transactions
 }
 
 func (s scenario) String() string {
@@ -73,7 +74,7 @@ func newScene(s scenario, seed maphash.Seed) *scene {
 	sc := &scene{scenario: s, w: newWorld(), mine: map[string][]netip.Addr{}, parts: map[store.Key]uint64{}, seed: seed}
 	sc.check = newChecker(sc.w)
 	sc.w.applied = sc.applied
-	first := newActor(s.nodes[0], s.pool, true, func(a *actor) {
+	first := newActor(s.nodes[0], s.pool, true, s.commits, func(a *actor) {
 		for _, o := range s.setup {
 			o.do(sc, a, "setup")
 		}
@@ -82,7 +83,7 @@ func newScene(s scenario, seed maphash.Seed) *scene {
 		first.answer(sc.w.do(first.pending))
 	}
 	for i, program := range s.programs {
-		sc.actors = append(sc.actors, newActor(s.nodes[i], s.pool, true, func(a *actor) {
+		sc.actors = append(sc.actors, newActor(s.nodes[i], s.pool, true, s.commits, func(a *actor) {
 			for n, o := range program {
 				a.past = sc.digest(n, o.do(sc, a, fmt.Sprint("c", i)))
 			}
@@ -134,7 +135,7 @@ func (sc *scene) choices() []int {
 			return []int{i}
 		}
 		all = append(all, i)
-		if sc.lost < sc.faults && (a.pending.op == opPut || a.pending.op == opDelete) {
+		if sc.lost < sc.faults && a.pending.changes() {
 			all = append(all, i+len(sc.actors))
 		}
 	}
@@ -194,7 +195,7 @@ func (sc *scene) close() []string {
 		}
 	}
 	clear(sc.check.told)
-	last := newActor("last", sc.pool, true, func(a *actor) {
+	last := newActor("last", sc.pool, true, sc.commits, func(a *actor) {
 		for handle := range sc.mine {
 			_ = a.client.ReleaseByHandle(a.ctx, handle)
 		}
@@ -349,7 +350,7 @@ func (e *enumeration) ways() float64 {
 // scenarios are all programs of one operation for three clients, on an empty
 // pool of one block, and on one where the block has an owner and a borrower;
 // and the same with two clients on one node.
-func scenarios(faults int) []scenario {
+func scenarios(faults int, commits bool) []scenario {
 	ops := []operation{claim, assign, release, giveUp, reclaim}
 	var all []scenario
 	for _, setup := range [][]operation{nil, {assign}} {
@@ -361,7 +362,7 @@ func scenarios(faults int) []scenario {
 						if nodes[0] == nodes[1] && j < i || nodes[0] != nodes[1] && k < j {
 							continue
 						}
-						all = append(all, scenario{smallPool(30), nodes, [][]operation{{x}, {y}, {z}}, setup, faults})
+						all = append(all, scenario{smallPool(30), nodes, [][]operation{{x}, {y}, {z}}, setup, faults, commits})
 					}
 				}
 			}
@@ -377,9 +378,10 @@ func TestEveryInterleaving(t *testing.T) {
 		chaos.Begin(t, "B7", "every interleaving of 3 clients that claim, assign, release, release and reclaim blocks", "0 violations, 0 claims left half-way"),
 		chaos.Begin(t, "B8", "every interleaving of 3 clients that claim, assign, release, release and reclaim blocks", "0 allocations lost"),
 	}
-	all := scenarios(0)
+	all := scenarios(0, false)
+	withCommits := slices.Concat(scenarios(0, true), scenarios(1, true))
 	if chaos.Full() {
-		all = append(all, scenarios(1)...)
+		all = append(all, scenarios(1, false)...)
 	}
 	report := func(what string, all []scenario, limit int) {
 		begin := time.Now()
@@ -391,17 +393,20 @@ func TestEveryInterleaving(t *testing.T) {
 		t.Logf("%s: %d, %+v in %v", what, len(all), sum, time.Since(begin))
 	}
 	report("3 clients with an operation each", all, chaos.Scale(100, 20_000))
+	report("3 clients with an operation each, with transactions, also with a lost answer", withCommits, chaos.Scale(100, 20_000))
 	four := []operation{claim, assign, release, giveUp}
-	two := scenario{smallPool(30), []string{"n0", "n1"}, [][]operation{four, four}, nil, 0}
+	two := scenario{smallPool(30), []string{"n0", "n1"}, [][]operation{four, four}, nil, 0, false}
 	report("2 clients with 4 operations each", []scenario{two}, chaos.Scale(10_000, 300_000))
-	three := scenario{smallPool(30), []string{"n0", "n1", "n2"}, [][]operation{four, four, four}, nil, 0}
+	three := scenario{smallPool(30), []string{"n0", "n1", "n2"}, [][]operation{four, four, four}, nil, 0, false}
+	two.commits = true
+	report("2 clients with 4 operations each, with transactions", []scenario{two}, chaos.Scale(10_000, 300_000))
 	report("3 clients with 4 operations each", []scenario{three}, chaos.Scale(1000, 300_000))
 }
 
 // TestEnumerationSees breaks the datastore: some interleaving shows it.
 func TestEnumerationSees(t *testing.T) {
 	r := chaos.Begin(t, "B7", "every interleaving of two assignments on a datastore that compares nothing", "the checker sees it")
-	s := scenario{smallPool(30), []string{"n0", "n1"}, [][]operation{{assign}, {assign}}, nil, 0}
+	s := scenario{smallPool(30), []string{"n0", "n1"}, [][]operation{{assign}, {assign}}, nil, 0, false}
 	e := &enumeration{scenario: s, blind: true}
 	e.run(1 << 20)
 	if len(e.problems) == 0 {

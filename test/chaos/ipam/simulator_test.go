@@ -107,13 +107,13 @@ func newEpisode(seed uint64) *episode {
 	return e
 }
 
-// start adds a client. Two may have one node's name: a node that was deleted
+// start adds a client, every other one with transactions. Two may have one node's name: a node that was deleted
 // and made anew, or a copy of a machine.
 func (e *episode) start() {
 	e.named++
 	name, node := fmt.Sprint("c", e.named), fmt.Sprint("n", e.rng.IntN(3))
 	p := &program{episode: e, rng: rand.New(rand.NewPCG(e.rng.Uint64(), 1)), name: name, mine: map[string][]netip.Addr{}}
-	e.actors = append(e.actors, newActor(node, e.pool, e.rng.IntN(2) == 0, p.run))
+	e.actors = append(e.actors, newActor(node, e.pool, e.rng.IntN(2) == 0, e.rng.IntN(2) == 0, p.run))
 }
 
 // run lets the clients work for a number of steps, then releases everything.
@@ -161,7 +161,7 @@ func (e *episode) step() {
 func (e *episode) replace(i int) {
 	a := e.actors[i]
 	e.killed++
-	if c := a.pending; c.op == opPut || c.op == opDelete {
+	if c := a.pending; c.changes() {
 		e.late = append(e.late, *c)
 	}
 	a.kill()
@@ -202,7 +202,7 @@ func (e *episode) serve(a *actor) answer {
 
 func (e *episode) note(who, how string, c *call) {
 	if e.trace != nil {
-		e.trace.add("%s: %s %s at %d%s", who, [...]string{"get", "list", "put", "delete", "next"}[c.op], c.key, c.prev, how)
+		e.trace.add("%s: %s %s at %d%s", who, [...]string{"get", "list", "put", "delete", "commit", "next"}[c.op], c.key, c.prev, how)
 	}
 }
 
@@ -218,7 +218,7 @@ func (e *episode) settle() {
 		}
 	}
 	clear(e.check.told)
-	last := newActor("last", e.pool, true, func(a *actor) {
+	last := newActor("last", e.pool, true, e.rng.IntN(2) == 0, func(a *actor) {
 		for _, handle := range slices.Sorted(maps.Keys(e.owed)) {
 			if err := a.client.ReleaseByHandle(a.ctx, handle); err != nil && !fault.Is(err, fault.NotFound) {
 				e.check.say("release %s in the end: %v", handle, err)
@@ -242,8 +242,16 @@ func (e *episode) settle() {
 // arrive carries out a late write.
 func (e *episode) arrive(c *call) {
 	e.note("late", "", c)
-	if r := e.w.do(c); r.err == nil && c.op == opPut && c.prev == 0 {
+	if r := e.w.do(c); r.err != nil {
+		return
+	}
+	if c.op == opPut && c.prev == 0 {
 		e.reborn[c.key] = true
+	}
+	for _, w := range c.writes {
+		if !w.Delete && w.Prev == 0 {
+			e.reborn[w.Key] = true
+		}
 	}
 }
 

@@ -91,6 +91,7 @@ const (
 	opList
 	opPut
 	opDelete
+	opCommit
 	opNext
 )
 
@@ -101,7 +102,12 @@ type call struct {
 	key   store.Key  // of the others; of a list the prefix is its name
 	value []byte
 	prev  store.Revision
+	// writes are those of a commit; its key is the first one's.
+	writes []store.Write
 }
+
+// changes says whether the call may change the datastore.
+func (c *call) changes() bool { return c.op == opPut || c.op == opDelete || c.op == opCommit }
 
 // answer is what a call comes back with.
 type answer struct {
@@ -122,8 +128,27 @@ func (w *world) do(c *call) (a answer) {
 		a.rev, a.err = w.put(c.key, c.value, c.prev)
 	case opDelete:
 		a.err = w.remove(c.key, c.prev)
+	case opCommit:
+		a.err = w.commit(c.writes)
 	}
 	return a
+}
+
+// commit carries out all writes, or none.
+func (w *world) commit(writes []store.Write) error {
+	for _, c := range writes {
+		if w.entries[c.Key].Revision != c.Prev && !w.blind {
+			return errCompare
+		}
+	}
+	for _, c := range writes {
+		if c.Delete {
+			_ = w.remove(c.Key, c.Prev)
+		} else if _, err := w.put(c.Key, c.Value, c.Prev); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // link is a client's way to the datastore: each call stops the client until
@@ -155,6 +180,14 @@ func (l link) Put(_ context.Context, key store.Key, value []byte, prev store.Rev
 // Delete removes an object.
 func (l link) Delete(_ context.Context, key store.Key, prev store.Revision) error {
 	return l.stop(call{op: opDelete, key: key, prev: prev}).err
+}
+
+// committing is a link to a datastore with transactions.
+type committing struct{ link }
+
+// Commit carries out all writes, or none.
+func (l committing) Commit(_ context.Context, writes []store.Write) error {
+	return l.stop(call{op: opCommit, key: writes[0].Key, writes: writes}).err
 }
 
 // Watch is not simulated: clients of address management do not watch.
