@@ -3,6 +3,7 @@
 package kubernetes
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,8 @@ import (
 
 // TestHelm is the product's life by Helm: a wrong value, install, upgrade,
 // rollback, uninstall as docs/upgrade-and-uninstall.md says, and install
-// again, while two pods that were there from the beginning talk.
+// again, while two pods that were there from the beginning talk; then it is
+// uninstalled to the end.
 func TestHelm(t *testing.T) {
 	c := cluster.Up(t, cluster.Options{})
 	_, tag := c.Product()
@@ -43,7 +45,7 @@ func TestHelm(t *testing.T) {
 	must("upgrade", "ocicat", c.Chart(), "--reuse-values", "--set", "node.logLevel=Debug", "--wait")
 	must("rollback", "ocicat", "1", "--wait")
 	uninstall(t, c, must)
-	must("install", "ocicat", c.Chart(), "--wait")
+	must("upgrade", "ocicat", c.Chart(), "--reuse-values", "--set", "uninstall.enabled=false", "--wait")
 	c.NodesReady(time.Minute)
 	running.none("an upgrade, a rollback, an uninstall and an install by Helm")
 
@@ -55,19 +57,47 @@ func TestHelm(t *testing.T) {
 	}
 	c.Kubectl("delete", "pods", "-l", "app=www", "--wait")
 	c.AwaitPods(time.Minute, "default", "app=www", len(c.Names))
+	purge(t, c, must)
 }
 
-// uninstall follows docs/upgrade-and-uninstall.md up to the last step.
+// uninstall ends the agents, and waits until every node waits for its pods.
 func uninstall(t *testing.T, c *cluster.Cluster, must func(...string) string) {
 	t.Helper()
-	c.Kubectl("-n", "kube-system", "set", "env", "daemonset/ocicat-node", "CALICO_MANAGE_CNI=false")
-	c.Kubectl("-n", "kube-system", "rollout", "status", "daemonset/ocicat-node", "--timeout=1m")
-	for _, agent := range c.Agents() {
-		c.Kubectl("-n", "kube-system", "exec", agent.Name, "--", "/ocicatd", "-uninstall-cni", "-cni-bin-dir=/host/opt/cni/bin", "-cni-net-dir=/host/etc/cni/net.d")
-	}
+	must("upgrade", "ocicat", c.Chart(), "--reuse-values", "--set", "uninstall.enabled=true")
+	c.Await(time.Minute, "every node waits for its pods", func() error {
+		pods, err := c.TryPods("kube-system", "k8s-app=ocicat-uninstall")
+		if err != nil || len(pods) != len(c.Names) {
+			return errAwaited(fmt.Sprint(pods), err)
+		}
+		for _, p := range pods {
+			out, err := c.TryKubectl("-n", "kube-system", "logs", p.Name, "-c", "purge")
+			if err != nil || !strings.Contains(out, "waiting: purge: pods use this node's network: ") {
+				return errAwaited(out, err)
+			}
+		}
+		return nil
+	})
 	for _, node := range c.Names {
-		if left := c.Node(node, "ls -A "+cluster.BinDir+" "+cluster.ConfDir); strings.Contains(left, "ocicat") {
-			t.Errorf("%s: what was installed is still there:\n%s", node, left)
+		if routes := c.Node(node, "ip route show"); !strings.Contains(routes, "proto bird") || !strings.Contains(routes, "cali") {
+			t.Errorf("%s: the routes are gone under the pods:\n%s", node, routes)
+		}
+	}
+}
+
+// purge follows docs/upgrade-and-uninstall.md to its end: the agents go, all
+// pods, then everything on the nodes, then the release.
+func purge(t *testing.T, c *cluster.Cluster, must func(...string) string) {
+	t.Helper()
+	uninstall(t, c, must)
+	c.Kubectl("-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
+	c.Kubectl("delete", "daemonsets", "--all", "--wait")
+	c.Kubectl("-n", "kube-system", "rollout", "status", "daemonset/ocicat-uninstall", "--timeout=2m")
+	for _, node := range c.Names {
+		left := c.Node(node, "ip route show") + c.Node(node, "ip -br link") + c.Node(node, "nft list tables") + c.Node(node, "ls -AR /run/ocicat /var/lib/ocicat "+cluster.BinDir+" "+cluster.ConfDir)
+		for _, ours := range []string{"proto bird", "blackhole", "cali", "table inet ocicat", "journal", "instance", "ocicat-cni", "conflist"} {
+			if strings.Contains(left, ours) {
+				t.Errorf("%s: %q is left:\n%s", node, ours, left)
+			}
 		}
 	}
 	must("uninstall", "ocicat", "--wait")
