@@ -48,7 +48,7 @@ type IPPoolSpec struct {
 	// NodeSelector chooses the nodes that may use the pool; default all().
 	NodeSelector string `json:"nodeSelector,omitempty"`
 	// NamespaceSelector chooses the Kubernetes namespaces that may use it;
-	// empty means all. Not supported yet.
+	// empty means all. Without Kubernetes such a pool must be named.
 	NamespaceSelector string `json:"namespaceSelector,omitempty"`
 	// AllowedUses are Workload, Tunnel and LoadBalancer; default Workload and
 	// Tunnel.
@@ -157,9 +157,6 @@ func (s IPPoolSpec) limits(cidr netip.Prefix) []meta.Finding {
 	}
 	if cidr.IsValid() && cidr.Addr().Is6() {
 		found = append(found, unsupported("spec.cidr", s.CIDR, "an IPv4 CIDR", "IPv6 comes with a later issue."))
-	}
-	if s.NamespaceSelector != "" {
-		found = append(found, unsupported("spec.namespaceSelector", s.NamespaceSelector, "no namespace selector", "It comes with the Kubernetes issue."))
 	}
 	return found
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ocicat-net/ocicat/internal/cniplugin"
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/fault"
+	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/journal"
 	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/kubenode"
@@ -27,6 +28,8 @@ type Kubernetes interface {
 	PodAnnotations(ctx context.Context, namespace, name string) (map[string]string, error)
 	// NamespaceAnnotations are the same of a namespace.
 	NamespaceAnnotations(ctx context.Context, name string) (map[string]string, error)
+	// NamespaceLabels are a namespace's labels, an error where they are not known.
+	NamespaceLabels(ctx context.Context, name string) (map[string]string, error)
 	// Problems are what the cluster asks for and nobody does.
 	Problems() []problem.Problem
 	// OnChange has a function called when Problems change.
@@ -85,7 +88,18 @@ func (a *Agent) annotated(ctx context.Context, req cniwire.AddRequest) (cniwire.
 	if err != nil {
 		return req, unknownAnnotations("namespace "+req.Pod.Namespace, err)
 	}
-	return req, cniplugin.AnnotateByNamespace(&req, notes)
+	if err := cniplugin.AnnotateByNamespace(&req, notes); err != nil || len(req.Pools) > 0 {
+		return req, err
+	}
+	req.Pools, err = ipam.NewClient(ipam.ClientConfig{Store: a.cfg.Store, Pools: a.pools, NodeLabels: a.nodeLabels}).
+		NamespacePools(ctx, string(a.cfg.Node), func() (map[string]string, error) {
+			labels, err := a.cfg.Kubernetes.NamespaceLabels(ctx, req.Pod.Namespace)
+			if err != nil {
+				return nil, fault.Hint(fault.New(fault.Unavailable, "the labels of namespace %s are not known: %w", req.Pod.Namespace, err), "The runtime tries again by itself; the API server must answer once.")
+			}
+			return labels, nil
+		})
+	return req, err
 }
 
 func unknownAnnotations(of string, err error) error {

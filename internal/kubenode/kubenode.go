@@ -50,17 +50,24 @@ type Node struct {
 	events     []problem.Problem        // to be told
 }
 
-// notes are annotations by object's name.
+// notes are what is known of objects, by name.
 type notes struct {
 	known bool // all there are
-	by    map[string]map[string]string
+	by    map[string]note
+}
+
+// note is what pods are served by: annotations that begin with Prefix, and of
+// a namespace its labels.
+type note struct {
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
 }
 
 // New returns a Node with the namespaces' annotations of cfg.File.
 func New(cfg Config) *Node {
 	n := &Node{
 		cfg: cfg, work: make(chan struct{}, 1),
-		pods: notes{by: map[string]map[string]string{}}, namespaces: notes{by: map[string]map[string]string{}},
+		pods: notes{by: map[string]note{}}, namespaces: notes{by: map[string]note{}},
 		policies: map[string]bool{}, addresses: map[podKey]podAddress{}, told: map[problemKey]time.Time{},
 	}
 	n.recall()
@@ -95,31 +102,36 @@ func trimmed(kind store.Kind) func([]byte) (store.Entry, error) {
 		if err != nil {
 			return e, err
 		}
-		annotations, err := annotationsOf(object)
+		kept, err := noteOf(object)
 		if err == nil {
-			e.Value, err = json.Marshal(annotations)
+			e.Value, err = json.Marshal(kept)
 		}
 		return e, err
 	}
 }
 
-// annotationsOf are the annotations of an object that begin with Prefix.
-func annotationsOf(object []byte) (map[string]string, error) {
+// noteOf is what is kept of a pod or a namespace.
+func noteOf(object []byte) (note, error) {
 	var head struct {
 		Metadata struct {
+			Namespace   string            `json:"namespace"`
+			Labels      map[string]string `json:"labels"`
 			Annotations map[string]string `json:"annotations"`
 		} `json:"metadata"`
 	}
 	if err := json.Unmarshal(object, &head); err != nil {
-		return nil, fault.New(fault.Internal, "read annotations: %w", err)
+		return note{}, fault.New(fault.Internal, "read metadata: %w", err)
 	}
-	ours := map[string]string{}
+	kept := note{Annotations: map[string]string{}}
+	if head.Metadata.Namespace == "" {
+		kept.Labels = head.Metadata.Labels
+	}
 	for name, value := range head.Metadata.Annotations {
 		if strings.HasPrefix(name, Prefix) {
-			ours[name] = value
+			kept.Annotations[name] = value
 		}
 	}
-	return ours, nil
+	return kept, nil
 }
 
 // take brings notes up to an update and reports whether it was one.
@@ -128,12 +140,12 @@ func (t *notes) take(u store.Update) bool {
 		return false
 	}
 	if u.Full {
-		t.known, t.by = true, map[string]map[string]string{}
+		t.known, t.by = true, map[string]note{}
 	}
 	for _, e := range u.Entries {
-		var annotations map[string]string
-		if err := json.Unmarshal(e.Value, &annotations); err == nil { // trimmed made it
-			t.by[e.Key.Name] = annotations
+		var kept note
+		if err := json.Unmarshal(e.Value, &kept); err == nil { // trimmed made it
+			t.by[e.Key.Name] = kept
 		}
 	}
 	for _, key := range u.Deleted {
@@ -200,12 +212,13 @@ func (n *Node) Problems() []problem.Problem {
 // that is gone is NotFound.
 func (n *Node) PodAnnotations(ctx context.Context, namespace, name string) (map[string]string, error) {
 	n.mu.Lock()
-	annotations, known := n.pods.by[namespace+"/"+name]
+	kept, known := n.pods.by[namespace+"/"+name]
 	n.mu.Unlock()
 	if known {
-		return annotations, nil
+		return kept.Annotations, nil
 	}
-	return n.ask(ctx, "pod "+namespace+"/"+name, "/api/v1/namespaces/"+namespace+"/pods/"+name)
+	kept, err := n.ask(ctx, "pod "+namespace+"/"+name, "/api/v1/namespaces/"+namespace+"/pods/"+name)
+	return kept.Annotations, err
 }
 
 // NamespaceAnnotations are a namespace's annotations that begin with Prefix.
@@ -213,30 +226,47 @@ func (n *Node) PodAnnotations(ctx context.Context, namespace, name string) (map[
 // none.
 func (n *Node) NamespaceAnnotations(ctx context.Context, name string) (map[string]string, error) {
 	n.mu.Lock()
-	annotations, found := n.namespaces.by[name]
+	kept, found := n.namespaces.by[name]
 	known := n.namespaces.known
 	n.mu.Unlock()
 	if found {
-		return annotations, nil
+		return kept.Annotations, nil
 	}
-	annotations, err := n.ask(ctx, "namespace "+name, "/api/v1/namespaces/"+name)
+	kept, err := n.ask(ctx, "namespace "+name, "/api/v1/namespaces/"+name)
 	if err != nil && known {
 		return nil, nil
 	}
-	return annotations, err
+	return kept.Annotations, err
+}
+
+// NamespaceLabels are a namespace's labels, never nil without an error. Where
+// they are not known and no answer comes that is an error: every namespace has
+// a label, its name.
+func (n *Node) NamespaceLabels(ctx context.Context, name string) (map[string]string, error) {
+	n.mu.Lock()
+	kept := n.namespaces.by[name]
+	n.mu.Unlock()
+	if kept.Labels != nil {
+		return kept.Labels, nil
+	}
+	kept, err := n.ask(ctx, "namespace "+name, "/api/v1/namespaces/"+name)
+	if err == nil && kept.Labels == nil {
+		kept.Labels = map[string]string{}
+	}
+	return kept.Labels, err
 }
 
 // askTimeout bounds a question that a pod waits for.
 const askTimeout = 2 * time.Second
 
-func (n *Node) ask(ctx context.Context, what, path string) (map[string]string, error) {
+func (n *Node) ask(ctx context.Context, what, path string) (note, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	object, err := n.cfg.Client.Call(ctx, kubeapi.Request{What: "get " + what, Method: http.MethodGet, Path: path})
 	if err != nil {
-		return nil, err
+		return note{}, err
 	}
-	return annotationsOf(object)
+	return noteOf(object)
 }
 
 // Review says whose a token is by asking the API server.

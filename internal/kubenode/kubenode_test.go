@@ -136,6 +136,8 @@ func TestAnnotations(t *testing.T) {
 	s.lists[podsPath] = []string{object("devops", "watched", pools)}
 	s.lists[namespacesPath] = []string{object("", "devops", pools), object("", "plain", nil)}
 	s.lists[policiesPath] = []string{}
+	s.gets["/api/v1/namespaces/new"] = `{"metadata":{"name":"new","labels":{"team":"x"}}}`
+	s.lists[namespacesPath] = append(s.lists[namespacesPath], `{"metadata":{"name":"labelled","resourceVersion":"3","labels":{"team":"x"}}}`)
 	s.gets["/api/v1/namespaces/devops/pods/asked"] = object("devops", "asked", map[string]string{kubenode.Prefix + "hwAddr": "02:00:00:00:00:01"})
 	file := filepath.Join(t.TempDir(), "namespaces.json")
 	n, stop := s.start(t, file)
@@ -151,7 +153,15 @@ func TestAnnotations(t *testing.T) {
 		return err == nil && len(notes) == 1 && notes[kubenode.Prefix+"ipv4pools"] == `["a"]`
 	}, "the namespace's annotations")
 	nstest.Eventually(t, 10*time.Second, func() bool { _, err := n.PodAnnotations(ctx, "devops", "watched"); return err == nil }, "the watched pod's")
+	for _, name := range []string{"labelled", "new"} {
+		if labels, err := n.NamespaceLabels(ctx, name); err != nil || labels["team"] != "x" {
+			t.Errorf("labels of namespace %s: %v, %v", name, labels, err)
+		}
+	}
 	s.set(true)
+	if _, err := n.NamespaceLabels(ctx, "new"); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("labels that are not known with the API server away: %v", err)
+	}
 	if notes, err := n.PodAnnotations(ctx, "devops", "watched"); err != nil || len(notes) != 1 {
 		t.Errorf("a watched pod with the API server away: %v, %v", notes, err)
 	}
@@ -163,6 +173,9 @@ func TestAnnotations(t *testing.T) {
 	again, _ := s.start(t, file)
 	if notes, err := again.NamespaceAnnotations(ctx, "devops"); err != nil || len(notes) != 1 {
 		t.Errorf("after a restart with the API server away: %v, %v", notes, err)
+	}
+	if labels, err := again.NamespaceLabels(ctx, "labelled"); err != nil || labels["team"] != "x" {
+		t.Errorf("labels after a restart with the API server away: %v, %v", labels, err)
 	}
 	if notes, err := again.NamespaceAnnotations(ctx, "plain"); err != nil || len(notes) != 0 {
 		t.Errorf("one without annotations, after a restart: %v, %v", notes, err)

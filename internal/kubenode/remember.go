@@ -5,17 +5,17 @@ package kubenode
 import (
 	"encoding/json"
 	"errors"
-	"maps"
 	"os"
 
 	"github.com/ocicat-net/ocicat/internal/statefile"
 )
 
-// remembered are the namespaces that have annotations of ours, when all were
+// remembered are the namespaces' annotations of ours and labels, when all were
 // known: a pod that comes while the API server is away, after a restart, gets
 // its address from the right pools.
 type remembered struct {
-	Namespaces map[string]map[string]string `json:"namespaces"`
+	Namespaces map[string]map[string]string `json:"namespaces"` // annotations
+	Labels     map[string]map[string]string `json:"labels,omitempty"`
 }
 
 // recall reads the file. None, or one that cannot be read, is as if nothing had
@@ -36,7 +36,12 @@ func (n *Node) recall() {
 		return
 	}
 	n.namespaces.known = true
-	maps.Copy(n.namespaces.by, r.Namespaces)
+	for name, annotations := range r.Namespaces {
+		n.namespaces.by[name] = note{annotations, r.Labels[name]}
+	}
+	for name, labels := range r.Labels {
+		n.namespaces.by[name] = note{r.Namespaces[name], labels}
+	}
 }
 
 // remember writes the file.
@@ -44,11 +49,14 @@ func (n *Node) remember() {
 	if n.cfg.File == "" {
 		return
 	}
-	r := remembered{Namespaces: map[string]map[string]string{}}
+	r := remembered{Namespaces: map[string]map[string]string{}, Labels: map[string]map[string]string{}}
 	n.mu.Lock()
-	for name, annotations := range n.namespaces.by {
-		if len(annotations) > 0 {
-			r.Namespaces[name] = annotations
+	for name, kept := range n.namespaces.by {
+		if len(kept.Annotations) > 0 {
+			r.Namespaces[name] = kept.Annotations
+		}
+		if len(kept.Labels) > 0 {
+			r.Labels[name] = kept.Labels
 		}
 	}
 	n.mu.Unlock()

@@ -52,7 +52,7 @@ The recordings of Calico's own validation are part of our tests. What differs:
 |---|---|---|---|
 | IPPool | one that overlaps a node's network is refused | accepted | its addresses would hide the node's neighbours |
 | IPPool | ranges of loopback and multicast are refused | only link-local is | no pod can have such an address |
-| IPPool | ipipMode and vxlanMode other than Never, IPv6 CIDRs, namespaceSelector are refused as not supported yet | accepted | encapsulation, IPv6 and Kubernetes come with their own issues |
+| IPPool | ipipMode and vxlanMode other than Never and IPv6 CIDRs are refused as not supported yet | accepted | encapsulation and IPv6 come with their own issues |
 | BGPPeer | one without asNumber is refused | accepted, and the whole configuration fails later | a mistake should show where it is made |
 | BGPPeer | asNumber may be above 2147483647, or written as 1.10 | both refused | RFC 6793 numbers have 32 bits, and BGPConfiguration takes both |
 | BGPPeer, BGPConfiguration, Node | AS numbers 0, 23456, 65535 and 4294967295 are refused | accepted | RFC 7607, 6793 and 7300 reserve them |
