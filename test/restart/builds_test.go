@@ -107,6 +107,15 @@ func TestTwoBuilds(t *testing.T) {
 	if lost != 0 || events != 0 {
 		t.Errorf("%d packets lost, %d route events: want none", lost, events)
 	}
+	lost, events = measure(t, l, to, func(*flow.Flow) {
+		if err := admin.Dial(l.AdminSocket(dying)).Drain(t.Context(), "twin"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	r.Twinf("drained: %d packets lost, %d route events", lost, events)
+	if lost == 0 || events == 0 {
+		t.Errorf("drained: %d packets lost, %d route events: the meter sees nothing", lost, events)
+	}
 }
 
 // TestDowngradeRefused goes back to a build that does not understand a file of
@@ -147,7 +156,7 @@ func TestDowngradeRefused(t *testing.T) {
 		}, "the newer agent is back")
 		established(t, l)
 	})
-	r.Measuredf("refused %v, %d packets lost, %d route events", refused, lost, events)
+	r.Measuredf("%s; %d packets lost, %d route events", map[bool]string{true: "refused, file and way out named, nothing touched", false: "not refused"}[refused], lost, events)
 	if lost != 0 || events != 0 {
 		t.Errorf("%d packets lost, %d route events: want none", lost, events)
 	}
