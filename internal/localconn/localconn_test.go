@@ -3,6 +3,7 @@
 package localconn_test
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -39,8 +40,18 @@ func TestGone(t *testing.T) {
 	if err := closed.Close(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := going.Read(make([]byte, 1)) // as who waits for an answer does
+		ended <- err
+	}()
 	conns.Gone(netip.MustParseAddr("127.0.0.2"))
-	if err := going.SetReadDeadline(time.Now().Add(time.Second)); err == nil {
+	select {
+	case err := <-ended:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the read of an address that is gone ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
 		t.Error("the connection from the address that is gone is open")
 	}
 	if _, err := staying.Write([]byte("x")); err != nil {
