@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -98,7 +99,7 @@ func TestUninstallAndInstallAgain(t *testing.T) {
 		command(t, line)
 	}
 	t.Cleanup(func() {
-		for _, line := range []string{"ip rule del priority 500", "nft delete table inet other", "nft delete table ip ocicat"} {
+		for _, line := range []string{"ip rule del priority 500", "ip route del blackhole 10.8.0.0/26", "ip route flush table 200", "nft delete table inet other", "nft delete table ip ocicat"} {
 			command(t, line)
 		}
 	})
@@ -210,6 +211,34 @@ func TestPurgeWithoutMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	purged(t, n, machine, before)
+}
+
+// TestPurgeBesideAnotherSpeaker has a BIRD take the agent's place: its routes
+// look as ours did, and stay unless they are given up by force.
+func TestPurgeBesideAnotherSpeaker(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	n.stop()
+	const route = "172.16.109.64/26 via 192.168.0.12 dev ens160 proto bird"
+	command(t, "ip route add "+route)
+	machine := uninstaller(t, n)
+	bird, err := net.Listen("tcp", "192.168.0.11:179")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bird.Close()
+	for _, force := range []bool{false, true} {
+		o := purge.Options{Purge: true, Force: force, DryRun: true}
+		report := uninstalled(t, machine, o)
+		kept := slices.ContainsFunc(report.Kept, func(i purge.Item) bool { return i.What == "route "+route })
+		if removed := slices.Contains(report.Removed, "route "+route); removed != force || kept == force {
+			t.Errorf("force %v: removed %v, kept %v", force, removed, kept)
+		}
+	}
+	uninstalled(t, machine, purge.Options{Purge: true})
+	if left := command(t, "ip route show proto bird"); !strings.Contains(left, "172.16.109.64/26") {
+		t.Errorf("the other speaker's route is gone: %q", left)
+	}
 }
 
 func uninstalled(t *testing.T, machine purge.Node, o purge.Options) purge.Report {

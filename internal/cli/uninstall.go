@@ -76,6 +76,9 @@ func (f uninstallFlags) run(ctx context.Context, g *globals) error {
 	if err := f.check(g); err != nil {
 		return err
 	}
+	if f.options.Force && !f.options.DryRun {
+		f.warn(ctx, g)
+	}
 	r, err := f.node.Uninstall(ctx, f.options)
 	for waits := ""; f.wait && fault.Is(err, fault.Conflict); r, err = f.node.Uninstall(ctx, f.options) {
 		if text := err.Error(); text != waits {
@@ -101,6 +104,15 @@ func (f uninstallFlags) run(ctx context.Context, g *globals) error {
 		<-ctx.Done()
 	}
 	return nil
+}
+
+// warn names the pods that are about to be cut off.
+func (f uninstallFlags) warn(ctx context.Context, g *globals) {
+	look := f.options
+	look.DryRun = true
+	if r, err := f.node.Uninstall(ctx, look); err == nil && len(r.Pods) > 0 {
+		fmt.Fprintf(g.stderr, "ocicat: %s cutting off %s\n", g.errPaint(bad, "warning:"), listed(r.Pods))
+	}
 }
 
 // check refuses what this command cannot do.
@@ -135,9 +147,6 @@ func (f uninstallFlags) print(g *globals, r purge.Report) error {
 	for _, item := range r.Kept {
 		fmt.Fprintf(&b, "kept %s: %s\n", item.What, item.Why)
 	}
-	if f.options.Force && len(r.Pods) > 0 {
-		fmt.Fprintf(g.stderr, "ocicat: %s %s without network: %s\n", g.errPaint(bad, "warning:"), podCount(r.Pods), listed(r.Pods))
-	}
 	b.WriteString(summary(r))
 	_, err := fmt.Fprint(g.stdout, b.String())
 	return err
@@ -159,13 +168,6 @@ func summary(r purge.Report) string {
 		return fmt.Sprintf("uninstalled: the node gets no new pods; no pod uses its network, and \"ocicat uninstall --purge\" removes the %d things left\n", len(r.Left))
 	}
 	return "uninstalled: the node gets no new pods\n"
-}
-
-func podCount(pods []purge.Pod) string {
-	if len(pods) == 1 {
-		return "1 pod is"
-	}
-	return fmt.Sprintf("%d pods are", len(pods))
 }
 
 func usedBy(pods []purge.Pod) string {

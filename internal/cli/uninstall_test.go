@@ -4,13 +4,16 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/nstest"
@@ -174,5 +177,43 @@ func TestUninstallRefusesElsewhere(t *testing.T) {
 		if code, _, stderr := h.uninstall(t, args...); code != ExitUsage {
 			t.Errorf("%q: code %d, %s", args, code, stderr)
 		}
+	}
+}
+
+// reacting is an output that calls do when a line contains word.
+type reacting struct {
+	bytes.Buffer
+	word string
+	do   func()
+}
+
+func (r *reacting) Write(line []byte) (int, error) {
+	if strings.Contains(string(line), r.word) {
+		r.do()
+	}
+	return r.Buffer.Write(line)
+}
+
+// TestUninstallWaits begins beside an agent, which ends while it is waited for,
+// and stays when all is done until it is told to end.
+func TestUninstallWaits(t *testing.T) {
+	h := newUninstallHost(t)
+	agent, err := net.Listen("unix", filepath.Join(h.run, "cni.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithTimeout(t.Context(), 20*time.Second)
+	defer end()
+	ended := errors.New("told to end")
+	ctx, tell := context.WithCancelCause(ctx)
+	out := reacting{word: "purged: ", do: func() { tell(ended) }}
+	errs := reacting{word: "waiting: uninstall: an agent serves pods", do: func() { _ = agent.Close() }}
+	var code int
+	h.ns.Do(func() {
+		code = Run(ctx, Config{Stdin: &bytes.Buffer{}, Stdout: &out, Stderr: &errs, Getenv: func(string) string { return "" }, Program: Program, LabDir: h.run},
+			[]string{"uninstall", "--purge", "--wait", "--stay", "--cni-bin-dir", h.bin, "--cni-net-dir", h.conf, "--cni-source", h.source, "--run-dir", h.run, "--state-dir", h.state})
+	})
+	if code != ExitOK || context.Cause(ctx) != ended || strings.Count(errs.String(), "waiting: ") != 1 {
+		t.Errorf("code %d, ended by %v: %s%s", code, context.Cause(ctx), out.String(), errs.String())
 	}
 }
