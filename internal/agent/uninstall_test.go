@@ -219,6 +219,7 @@ func TestPurgeBesideAnotherSpeaker(t *testing.T) {
 	n := newNode(t)
 	n.start()
 	n.stop()
+	t.Cleanup(func() { command(t, "ip route flush proto bird") })
 	const route = "172.16.109.64/26 via 192.168.0.12 dev ens160 proto bird"
 	command(t, "ip route add "+route)
 	machine := uninstaller(t, n)
