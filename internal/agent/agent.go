@@ -157,6 +157,7 @@ type Agent struct {
 	verified     chan struct{} // closed after the first pass with full knowledge
 	uplink       chosen
 	served       atomic.Bool // Status was without an error once since the boot
+	hadPools     bool        // the registration saw a pool, stored or in the local copy; its goroutine's alone
 	know         sync.Once
 	known        chan struct{} // closed once this node and its pools are known
 }

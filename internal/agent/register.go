@@ -84,15 +84,24 @@ func (a *Agent) readBlocks(ctx context.Context) error {
 }
 
 // createDefaultPools creates the pools of the environment if there is none at
-// all. Two nodes that start at once create the same ones: the second's
+// all, and was none since the agent started: nothing takes the place of one that
+// somebody deleted while the registration waited. Two nodes that start at once create the same ones: the second's
 // conflict is no error.
 func (a *Agent) createDefaultPools(ctx context.Context) error {
 	pools, _, err := a.cfg.Store.List(ctx, store.IPPool, "")
-	if err != nil || len(pools) > 0 {
+	if err != nil {
 		return err
 	}
-	if a.resources.knowsPool() { // it is about to be believed gone, or the datastore was wiped
+	known := a.resources.knowsPool()
+	had := a.hadPools
+	if a.hadPools = had || known || len(pools) > 0; len(pools) > 0 {
+		return nil
+	}
+	if known { // it is about to be believed gone, or the datastore was wiped
 		return fault.New(fault.Unavailable, "create default pools: the datastore no longer has the pools this node knows")
+	}
+	if had {
+		return nil
 	}
 	networks, err := a.ownNetworks(ctx)
 	if err != nil {
