@@ -4,6 +4,7 @@ package kubeapi
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"strconv"
@@ -52,9 +53,10 @@ func (l *limiter) take(now time.Time) time.Duration {
 	return pause
 }
 
-// pause holds all requests back for d. False says that ctx ends earlier.
+// pause holds all requests back for d and up to a quarter more, so that not all
+// who were told the same come back at once. False says that ctx ends earlier.
 func (l *limiter) pause(ctx context.Context, d time.Duration) bool {
-	until := time.Now().Add(d)
+	until := time.Now().Add(d + rand.N(d/4))
 	l.mu.Lock()
 	if until.After(l.until) {
 		l.until = until
