@@ -5,6 +5,7 @@ package kubernetes
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/ocicat-net/ocicat/test/kubernetes/cluster"
 )
@@ -17,13 +18,17 @@ func errAwaited(seen string, err error) error {
 	return fmt.Errorf("%s", seen)
 }
 
-// TestArticle is the article's manifest, unchanged, on the product.
+// TestArticle is the article's manifest, unchanged, on the product, and its walk.
 func TestArticle(t *testing.T) {
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
-			c := cluster.Up(t, v.options)
-			t.Logf("nodes Ready after %.1f s", c.Install().Seconds())
-			c.Article(t)
+			p := newPlugin(t)
+			p.c = cluster.Up(t, v.options)
+			t.Logf("nodes Ready after %.1f s", p.c.Install().Seconds())
+			from, to := p.c.Article(t)
+			begin := time.Now()
+			walk(t, p, from, to)
+			t.Logf("walked in %.1f s", time.Since(begin).Seconds())
 		})
 	}
 }
