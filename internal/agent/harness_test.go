@@ -59,6 +59,10 @@ func newNode(t testing.TB) *node {
 	t.Helper()
 	nstest.RequireRoot(t)
 	peer := nstest.New(t)
+	for _, left := range []string{"ip route flush table main proto bird", "nft delete table inet ocicat"} { // by an earlier test, if any
+		command := strings.Fields(left)
+		_ = exec.Command(command[0], command[1:]...).Run()
+	}
 	ip(t, "link set lo up")
 	ip(t, "link add ens160 type veth peer name sw netns "+peer.Path())
 	t.Cleanup(func() {
