@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,6 +124,7 @@ type Agent struct {
 	filter     *filter
 	speaker    *bgp.Speaker
 	reserve    *ipam.Reserve
+	forPools   atomic.Pointer[forPools] // as last looked at
 	journal    *journal.Journal
 	seat       *seat.Seat
 	loop       *reconcile.Loop
@@ -324,6 +326,22 @@ type named struct {
 func (n named) Run(ctx context.Context) error { return n.run(ctx) }
 func (n named) String() string                { return n.name }
 
+// forPools is what of a snapshot decides which addresses the node may have.
+type forPools struct {
+	pools    []cluster.Pool
+	reserved []netip.Prefix
+	me       cluster.Node
+	synced   bool
+}
+
+// poolsChanged says whether the node's blocks and what is held ready of them
+// have to be looked at again: what happens to other nodes does not concern them.
+func (a *Agent) poolsChanged(snap *cluster.Snapshot) bool {
+	now := &forPools{snap.Pools, snap.Reserved, snap.Me(), snap.StoreSynced}
+	before := a.forPools.Swap(now)
+	return before == nil || !reflect.DeepEqual(before, now)
+}
+
 // factsChanged starts the passes a change concerns. An endpoint's own ADD or
 // DEL does its work itself.
 func (a *Agent) factsChanged(part feed.Part) {
@@ -340,7 +358,9 @@ func (a *Agent) factsChanged(part feed.Part) {
 		a.loop.Mark(sectionFilter)
 		snap := a.feed.Snapshot()
 		a.reserve.SetSize(snap.Settings.Reserve)
-		a.reserve.Refresh()
+		if a.poolsChanged(snap) {
+			a.reserve.Refresh()
+		}
 		if snap.StoreSynced && snap.Me().Name != "" && len(snap.Pools) > 0 {
 			a.know.Do(func() { close(a.known) })
 		}

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -87,19 +88,25 @@ func (r *resources) update(kind store.Kind, u store.Update) {
 		r.agent.loop.Mark(sectionStatus)
 		return
 	}
+	found := r.lost[kind] != nil
 	delete(r.lost, kind)
-	r.take(kind, u)
+	changed := r.take(kind, u) || u.Full || found
 	complete := len(r.full) == len(followed)
 	var decided feed.Cluster
 	if complete {
 		r.believe(false)
+	}
+	if complete && changed {
 		decided, r.problems = r.decide(true)
 	}
 	r.mu.Unlock()
-	if !complete {
+	if !complete || !changed {
 		return
 	}
 	r.agent.feed.SetCluster(decided)
+	if u.Full || found {
+		r.agent.reserve.Refresh() // it may have missed something, too
+	}
 	own := func(e store.Entry) bool { return e.Key.Name == string(r.agent.cfg.Node) }
 	if kind == store.Node && slices.ContainsFunc(u.Entries, own) {
 		r.agent.uplinkChanged() // somebody may have written it
@@ -113,9 +120,10 @@ func (r *resources) update(kind store.Kind, u store.Update) {
 }
 
 // take brings the entries up to an update. An object that nobody understands
-// does not take the place of the one before it: that stays in use. The caller
-// holds the lock.
-func (r *resources) take(kind store.Kind, u store.Update) {
+// does not take the place of the one before it: that stays in use. It says
+// whether anything is another but revisions: a kubelet writes its Node every few
+// minutes, and of a thousand somebody always does. The caller holds the lock.
+func (r *resources) take(kind store.Kind, u store.Update) (changed bool) {
 	before := r.entries
 	if u.Full {
 		r.entries = maps.Clone(before)
@@ -124,8 +132,13 @@ func (r *resources) take(kind store.Kind, u store.Update) {
 		r.full[kind] = true
 	}
 	for _, e := range u.Entries {
+		_, bad := r.bad[e.Key]
+		old, had := before[e.Key]
+		if !had || bad || !bytes.Equal(old.Value, e.Value) {
+			changed = true
+		}
 		delete(r.bad, e.Key)
-		if old, had := before[e.Key]; had && readable(old) == nil {
+		if had && readable(old) == nil {
 			if err := readable(e); err != nil {
 				r.bad[e.Key], e = err, old
 			}
@@ -133,9 +146,13 @@ func (r *resources) take(kind store.Kind, u store.Update) {
 		r.entries[e.Key] = e
 	}
 	for _, key := range u.Deleted {
+		if _, had := r.entries[key]; had {
+			changed = true
+		}
 		delete(r.entries, key)
 		delete(r.bad, key)
 	}
+	return changed
 }
 
 // readable says what keeps a stored object from being understood, nil for
