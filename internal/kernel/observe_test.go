@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -126,6 +127,8 @@ func TestApplyMends(t *testing.T) {
 			if left := converge(t, n, want); left.Len() != 0 {
 				t.Errorf("left after one pass:\n%s", left)
 			}
+			// A link that was down has its carrier a moment later.
+			nstest.Eventually(t, 2*time.Second, func() bool { return !strings.Contains(seen(n, pod), "linkdown") }, "carrier")
 			if diff := cmp.Diff(before, seen(n, pod)); diff != "" {
 				t.Errorf("(-before +after):\n%s", diff)
 			}

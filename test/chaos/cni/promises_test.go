@@ -17,6 +17,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/cniwire"
 	"github.com/ocicat-net/ocicat/internal/nstest"
+	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/test/chaos"
 )
 
@@ -153,6 +154,7 @@ func TestStatus(t *testing.T) {
 	}
 	nstest.Eventually(t, 10*time.Second, func() bool { return w.call("STATUS", "x").code == 0 }, "STATUS 0 with the datastore back")
 	nstest.Eventually(t, 20*time.Second, func() bool { _, code := w.Ocicat("get", "ippools"); return code == 0 }, "the datastore answers")
+	nstest.Eventually(t, 10*time.Second, func() bool { _, _, err := w.store.List(t.Context(), store.Block, ""); return err == nil }, "it answers the test, too")
 	w.clean("all DELs")
 	if err := w.KillAgent(t.Context(), node); err != nil {
 		t.Fatal(err)
