@@ -5,6 +5,7 @@ package kubernetes
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
@@ -98,9 +99,14 @@ func clean(t *testing.T, c *cluster.Cluster) {
 		if err != nil {
 			return err
 		}
-		for handle, number := range held {
-			if number > len(living) {
-				return fmt.Errorf("%d addresses are assigned as %s to %d pods", number, handle, len(living))
+		for address, handle := range held {
+			if !living[address] {
+				return fmt.Errorf("%s is assigned as %s to no pod", address, handle)
+			}
+		}
+		for address := range living {
+			if held[address] == "" {
+				t.Errorf("%s of a pod is not assigned", address)
 			}
 		}
 		for _, node := range c.Names {
@@ -118,9 +124,9 @@ func clean(t *testing.T, c *cluster.Cluster) {
 	})
 }
 
-// held counts the addresses assigned to pods in all blocks, by the network's
-// name.
-func held(c *cluster.Cluster) (map[string]int, error) {
+// held are the handles of the addresses that are assigned to pods, in all
+// blocks.
+func held(c *cluster.Cluster) (map[string]string, error) {
 	out, err := c.TryKubectl("get", "ipamblocks.projectcalico.org", "-o", "json")
 	if err != nil {
 		return nil, errAwaited(out, err)
@@ -128,6 +134,7 @@ func held(c *cluster.Cluster) (map[string]int, error) {
 	var list struct {
 		Items []struct {
 			Spec struct {
+				CIDR        netip.Prefix
 				Allocations []*int
 				Attributes  []struct {
 					Handle   string `json:"handle_id"`
@@ -139,17 +146,18 @@ func held(c *cluster.Cluster) (map[string]int, error) {
 	if err := json.Unmarshal([]byte(out), &list); err != nil {
 		return nil, errAwaited(out, err)
 	}
-	number := map[string]int{}
+	handles := map[string]string{}
 	for _, block := range list.Items {
+		address := block.Spec.CIDR.Addr()
 		for _, at := range block.Spec.Allocations {
-			if at == nil {
-				continue
+			if at != nil {
+				a := block.Spec.Attributes[*at]
+				if network, _, _ := strings.Cut(a.Handle, "."); a.Released == "" && network != "ocicat-reserve" {
+					handles[address.String()] = a.Handle
+				}
 			}
-			a := block.Spec.Attributes[*at]
-			if network, _, _ := strings.Cut(a.Handle, "."); a.Released == "" && network != "ocicat-reserve" {
-				number[network]++
-			}
+			address = address.Next()
 		}
 	}
-	return number, nil
+	return handles, nil
 }
