@@ -112,7 +112,7 @@ func (g *globals) connectivityTestBy(ctx context.Context, o connectivityOptions)
 	opening, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	steps := g.newSteps()
-	site, err := connectivity.Open(opening, client, nodes, image, func(ready, of int) {
+	site, err := connectivity.Open(opening, client, nodes, image, o.keep, func(ready, of int) {
 		steps.show("pods", fmt.Sprintf("%d of %d answer", ready, of))
 	})
 	var report connectivityReport

@@ -76,9 +76,6 @@ type Check struct {
 	To   string `json:"to"`   // node, or what else is the target
 	// Attempts must all succeed.
 	Attempts []Attempt `json:"-"`
-	// Soon says that it may take some seconds before it works: services are
-	// set up behind pods.
-	Soon bool `json:"-"`
 }
 
 // Goal says what to test.
@@ -116,8 +113,8 @@ func Plan(g Goal) (checks []Check, leftOut int) {
 	for i, end := range g.Ends {
 		try := Attempt{Network: "tcp", Target: service, Bytes: small}
 		checks = append(checks,
-			Check{Kind: PodToService, From: end.Node, To: service, Soon: true, Attempts: append(slices.Repeat([]Attempt{try}, serviceTries), Attempt{Network: "udp", Target: service, Bytes: small})},
-			Check{Kind: PodToName, From: end.Node, To: name, Soon: true, Attempts: []Attempt{{Network: "tcp", Target: name, Bytes: small}}},
+			Check{Kind: PodToService, From: end.Node, To: service, Attempts: append(slices.Repeat([]Attempt{try}, serviceTries), Attempt{Network: "udp", Target: service, Bytes: small})},
+			Check{Kind: PodToName, From: end.Node, To: name, Attempts: []Attempt{{Network: "tcp", Target: name, Bytes: small}}},
 			Check{Kind: PodToAPI, From: end.Node, To: g.API, Attempts: []Attempt{{Network: "tcp", Target: g.API}}})
 		// The kubelet of another node listens outside of the pod network.
 		kubelet := net.JoinHostPort(g.Ends[(i+1)%len(g.Ends)].Host.String(), "10250")

@@ -35,14 +35,15 @@ type Tryer interface {
 
 // Limits of a run.
 const (
-	sources   = 8 // nodes that test at once
-	soonLimit = 15 * time.Second
+	sources   = 8                // nodes that test at once
+	soonLimit = 10 * time.Second // after the begin of a run
 )
 
 // Run makes checks, those from one node one after the other, and returns their
 // outcomes in the same order. told hears of each, one at a time. Where ctx ends
 // before, what is not done is left out.
 func Run(ctx context.Context, probes Tryer, checks []Check, told func(Outcome)) []Outcome {
+	begin := time.Now()
 	outcomes := make([]*Outcome, len(checks))
 	slots := make(chan struct{}, sources)
 	var mu sync.Mutex
@@ -60,7 +61,7 @@ func Run(ctx context.Context, probes Tryer, checks []Check, told func(Outcome)) 
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			for _, i := range byNode[node] {
-				o := check(ctx, probes, checks[i])
+				o := check(ctx, probes, checks[i], begin)
 				if ctx.Err() != nil {
 					return
 				}
@@ -81,13 +82,13 @@ func Run(ctx context.Context, probes Tryer, checks []Check, told func(Outcome)) 
 	return done
 }
 
-// check makes the attempts of one check, until one fails; what may work only
-// soon is tried again for some seconds.
-func check(ctx context.Context, probes Tryer, c Check) Outcome {
-	begin := time.Now()
+// check makes the attempts of one check, until one fails. In the first seconds
+// after begin it is tried again: routes and services are made for pods that
+// came a moment ago.
+func check(ctx context.Context, probes Tryer, c Check, begin time.Time) Outcome {
 	for {
 		o := once(ctx, probes, c)
-		if o.OK || o.Unknown || !c.Soon || time.Since(begin) > soonLimit || pause(ctx) != nil {
+		if o.OK || o.Unknown || time.Since(begin) > soonLimit || pause(ctx) != nil {
 			return o
 		}
 	}

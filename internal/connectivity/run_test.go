@@ -51,9 +51,9 @@ func TestRun(t *testing.T) {
 		outcomes := Run(t.Context(), y, []Check{
 			{Kind: PodToPod, From: "n1", Attempts: try("good", "good")},
 			{Kind: PodToPod, From: "n2", Attempts: try("bad", "never")},
-			{Kind: PodToService, From: "n1", Attempts: try("late"), Soon: true},
-			{Kind: PodToService, From: "n2", Attempts: try("bad"), Soon: true},
-			{Kind: PodToAPI, From: "n2", Attempts: try("silent"), Soon: true},
+			{Kind: PodToService, From: "n1", Attempts: try("late")},
+			{Kind: PodToService, From: "n2", Attempts: try("bad")},
+			{Kind: PodToAPI, From: "n2", Attempts: try("silent")},
 		}, func(Outcome) { told++ })
 		if len(outcomes) != 5 || told != 5 {
 			t.Fatalf("%d outcomes, told of %d", len(outcomes), told)
@@ -82,7 +82,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		time.AfterFunc(2*time.Second, cancel)
 		outcomes := Run(ctx, y, []Check{
 			{From: "n1", Attempts: []Attempt{{Target: "good"}}},
-			{From: "n1", Attempts: []Attempt{{Target: "bad"}}, Soon: true},
+			{From: "n1", Attempts: []Attempt{{Target: "bad"}}},
 			{From: "n1", Attempts: []Attempt{{Target: "good"}}},
 		}, func(Outcome) {})
 		if len(outcomes) != 1 || y.asked["good"] != 1 {

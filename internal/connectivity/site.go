@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,12 +24,15 @@ import (
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/portforward"
+	"github.com/ocicat-net/ocicat/internal/store"
 )
 
 // What is made for a test is called so, and has this label.
 const (
 	madeName  = "ocicat-connectivity"
 	madeLabel = "ocicat.net/connectivity"
+	swept     = "true" // its value where a later test may remove it
+	kept      = "kept"
 )
 
 // Times of a site.
@@ -114,17 +118,27 @@ type Site struct {
 
 // Open makes a namespace with an image's probe on each node and waits for them
 // until ctx ends. The caller closes the site, of which there may be something
-// also where Open fails. told hears how many probes answer.
-func Open(ctx context.Context, api API, nodes []Node, image string, told func(ready, of int)) (*Site, error) {
+// also where Open fails. One to keep is not swept later. told hears how many
+// probes answer.
+func Open(ctx context.Context, api API, nodes []Node, image string, keep bool, told func(ready, of int)) (*Site, error) {
 	s := &Site{api: api, Out: map[string]string{}, doors: map[string]*http.Client{}}
-	var made object
-	body := map[string]any{"metadata": map[string]any{"generateName": madeName + "-", "labels": map[string]string{
-		madeLabel: "true", "pod-security.kubernetes.io/enforce": "restricted",
+	// The name is ours: the answer that tells one the API server chose may never
+	// come, and then nobody would know what to remove.
+	name := madeName + "-" + strings.ToLower(rand.Text()[:5])
+	value := swept
+	if keep {
+		value = kept
+	}
+	body := map[string]any{"metadata": map[string]any{"name": name, "labels": map[string]string{
+		madeLabel: value, "pod-security.kubernetes.io/enforce": "restricted",
 	}}}
-	if err := s.create(ctx, "make a namespace", "/api/v1/namespaces", body, &made); err != nil {
+	err := s.create(ctx, "make a namespace", "/api/v1/namespaces", body, nil)
+	if err == nil || errors.Is(err, store.ErrAmbiguous) {
+		s.Namespace = name
+	}
+	if err != nil {
 		return s, err
 	}
-	s.Namespace = made.Metadata.Name
 	names := map[string]string{} // of pods, by node
 	for i, n := range nodes {
 		if n.Out != "" {
@@ -142,7 +156,6 @@ func Open(ctx context.Context, api API, nodes []Node, image string, told func(re
 	if err := s.create(ctx, "make a service", s.path("services"), serviceBody(), &service); err != nil {
 		return s, err
 	}
-	var err error
 	if s.Service, err = netip.ParseAddr(service.Spec.ClusterIP); err != nil {
 		return s, fault.New(fault.Internal, "make a service: its address %q: %w", service.Spec.ClusterIP, err)
 	}
@@ -241,7 +254,9 @@ func (s *Site) end(ctx context.Context, n Node, p pod) (End, string) {
 	connect := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return portforward.Dial(ctx, s.api.Upgrade, s.Namespace, p.Metadata.Name, ControlPort)
 	}
-	s.doors[n.Name] = &http.Client{Transport: &http.Transport{DialContext: connect, MaxIdleConns: 1}}
+	if s.doors[n.Name] == nil {
+		s.doors[n.Name] = &http.Client{Transport: &http.Transport{DialContext: connect, MaxIdleConns: 1}}
+	}
 	if _, err := s.Self(ctx, n.Name); err != nil {
 		return e, "its probe does not answer: " + err.Error()
 	}
@@ -318,7 +333,7 @@ func (s *Site) Close(ctx context.Context) error {
 // now, and returns their names.
 func Sweep(ctx context.Context, api API, now time.Time) (removed []string, err error) {
 	var list struct{ Items []object }
-	query := url.Values{"labelSelector": {madeLabel}}
+	query := url.Values{"labelSelector": {madeLabel + "=" + swept}}
 	if err := get(ctx, api, "list namespaces", "/api/v1/namespaces", query, &list); err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/ocicat-net/ocicat/internal/fault"
 	"github.com/ocicat-net/ocicat/internal/kubeapi"
+	"github.com/ocicat-net/ocicat/internal/store"
 )
 
 // fakeAPI is an API server whose kubelets start no pod.
@@ -28,12 +29,25 @@ type fakeAPI struct {
 	bodies     map[string]string
 	answers    map[string]string // by path, of GET
 	namespaces map[string]bool
-	terminates int // how many looks a removed namespace stays
+	terminates int    // how many looks a removed namespace stays
+	made       string // name of the namespace that was made
+	lost       error  // instead of the answer to making it, if set
+}
+
+// afterMaking answers who made a namespace.
+func (f *fakeAPI) afterMaking(q kubeapi.Request) ([]byte, error) {
+	if f.lost != nil {
+		return nil, fault.New(fault.Unavailable, "%s: %w", q.What, f.lost)
+	}
+	return []byte(`{}`), nil
 }
 
 func (f *fakeAPI) Call(ctx context.Context, q kubeapi.Request) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, fault.New(fault.Unavailable, "%s: %w", q.What, ctx.Err())
+	}
+	if f.made != "" { // tests call the one that was made so
+		q.Path = strings.Replace(q.Path, "/namespaces/"+f.made, "/namespaces/made", 1)
 	}
 	if q.Method != http.MethodGet {
 		f.calls = append(f.calls, q.Method+" "+q.Path)
@@ -42,8 +56,13 @@ func (f *fakeAPI) Call(ctx context.Context, q kubeapi.Request) ([]byte, error) {
 	name, isOne := strings.CutPrefix(q.Path, "/api/v1/namespaces/")
 	switch {
 	case q.Method == http.MethodPost && q.Path == "/api/v1/namespaces":
+		var body object
+		if err := json.Unmarshal(q.Body, &body); err != nil {
+			return nil, err
+		}
+		f.made = body.Metadata.Name
 		f.namespaces["made"] = true
-		return []byte(`{"metadata":{"name":"made"}}`), nil
+		return f.afterMaking(q)
 	case q.Method == http.MethodPost && strings.HasSuffix(q.Path, "/services"):
 		return []byte(`{"spec":{"clusterIP":"10.96.0.9"}}`), nil
 	case q.Method == http.MethodDelete:
@@ -101,7 +120,7 @@ func TestPodsThatDoNotStart(t *testing.T) {
 		defer cancel()
 		var told []string
 		nodes := []Node{{Name: "a"}, {Name: "b", Out: "the node is not Ready"}, {Name: "c"}}
-		site, err := Open(ctx, f, nodes, "image:1", func(ready, of int) { told = append(told, fmt.Sprintf("%d of %d", ready, of)) })
+		site, err := Open(ctx, f, nodes, "image:1", false, func(ready, of int) { told = append(told, fmt.Sprintf("%d of %d", ready, of)) })
 		if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "node a: its pod does not start: ErrImagePull: no such image") {
 			t.Errorf("error %v", err)
 		}
@@ -159,5 +178,37 @@ func TestSweep(t *testing.T) {
 	removed, err := Sweep(t.Context(), f, now)
 	if err != nil || !slices.Equal(removed, []string{"ocicat-connectivity-old"}) || !slices.Equal(f.calls, []string{"DELETE /api/v1/namespaces/ocicat-connectivity-old"}) {
 		t.Errorf("removed %v by %v, %v", removed, f.calls, err)
+	}
+}
+
+// TestNamespaceWithoutAnswer: what a request may have made that nobody
+// answered, as after an interrupt, is removed; after a refusal nothing is
+// touched.
+func TestNamespaceWithoutAnswer(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		lost  error
+		calls int
+		left  int // of what the fake made all the same
+	}{
+		{"interrupted", fmt.Errorf("%w: %w", store.ErrAmbiguous, context.Canceled), 2, 0},
+		{"refused", errors.New("there is one of that name"), 1, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFakeAPI()
+				f.lost = test.lost
+				site, err := Open(t.Context(), f, []Node{{Name: "a"}}, "image:1", false, func(int, int) {})
+				if !errors.Is(err, test.lost) {
+					t.Errorf("open: %v", err)
+				}
+				if err := site.Close(t.Context()); err != nil {
+					t.Errorf("close: %v", err)
+				}
+				if len(f.calls) != test.calls || len(f.namespaces) != test.left || !strings.HasPrefix(f.made, madeName+"-") {
+					t.Errorf("made %q, left %v by %v", f.made, f.namespaces, f.calls)
+				}
+			})
+		})
 	}
 }
