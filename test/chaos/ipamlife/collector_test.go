@@ -218,7 +218,7 @@ func TestBlocksDeleted(t *testing.T) {
 				nodes[i].mustAdd(fmt.Sprintf("pod-%d-%d", i, j))
 			}
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute + 7*time.Second) // between two looks of theirs, which would be in the middle of it
 		deleted := 0
 		for _, kind := range []store.Kind{store.Block, store.Affinity, store.Handle} {
 			entries, _, err := s.mem.List(t.Context(), kind, "")
