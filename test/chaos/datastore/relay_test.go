@@ -32,6 +32,7 @@ type datastore struct {
 
 	slow atomic.Bool  // answers come 1 to 5 s late
 	late atomic.Int64 // answers that did
+	held atomic.Int64 // of them, those still on their way
 }
 
 // takeOver puts a relay and an etcd of the test's in the place of the lab's.
@@ -131,6 +132,7 @@ func (d *datastore) accept(listener net.Listener) {
 type piece struct {
 	data []byte
 	at   time.Time
+	late bool
 }
 
 // forward copies a stream, in order and while slow late.
@@ -143,6 +145,9 @@ func (d *datastore) forward(to, from net.Conn, answers bool) {
 			if _, err := to.Write(p.data); err != nil {
 				_ = from.Close()
 			}
+			if p.late {
+				d.held.Add(-1)
+			}
 		}
 	}()
 	defer close(pieces)
@@ -154,8 +159,9 @@ func (d *datastore) forward(to, from net.Conn, answers bool) {
 		}
 		p := piece{data: data[:n], at: time.Now()}
 		if answers && d.slow.Load() {
-			p.at = p.at.Add(time.Second + rand.N(4*time.Second))
+			p.at, p.late = p.at.Add(time.Second+rand.N(4*time.Second)), true
 			d.late.Add(1)
+			d.held.Add(1)
 		}
 		pieces <- p
 	}

@@ -74,6 +74,8 @@ func (c *cluster) slow() {
 	}
 	c.db.slow.Store(false)
 	c.eventually("OC5003", false, 30*time.Second)
+	// What is still on its way would be a sign of life of an etcd that is frozen next.
+	nstest.Eventually(c.t, 10*time.Second, func() bool { return c.db.held.Load() == 0 }, "late answers have come")
 }
 
 func (c *cluster) frozen() {

@@ -101,7 +101,7 @@ func TestCollectorRepairs(t *testing.T) {
 		m := s.boot("n1", "i1", "b1")
 		time.Sleep(time.Minute)
 		addr := m.mustAdd("pod")
-		time.Sleep(time.Second)
+		time.Sleep(7 * time.Second) // all of it is written
 		put := func(kind store.Kind, name, value string) {
 			t.Helper()
 			if _, err := s.mem.Put(t.Context(), store.Key{Kind: kind, Name: name}, []byte(value), store.AnyRevision); err != nil {
