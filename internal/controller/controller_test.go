@@ -44,6 +44,15 @@ func deployments(t *testing.T, replicas *atomic.Int32) *kubeapi.Client {
 	return client
 }
 
+// electedAt is the revision of the last vote, 0 where there was none.
+func electedAt(t *testing.T, s store.Store) store.Revision {
+	e, err := s.Get(t.Context(), store.Key{Kind: store.Election, Name: "collector"})
+	if err != nil {
+		return 0
+	}
+	return e.Revision
+}
+
 // TestRestsBesideCalico: the election is taken part in while Calico's collector
 // does not run, and only then.
 func TestRestsBesideCalico(t *testing.T) {
@@ -59,13 +68,7 @@ func TestRestsBesideCalico(t *testing.T) {
 	running.Go(func() { _ = c.Run(ctx) })
 	defer running.Wait()
 	defer cancel()
-	elected := func() store.Revision {
-		e, err := s.Get(t.Context(), store.Key{Kind: store.Election, Name: "collector"})
-		if err != nil {
-			return 0
-		}
-		return e.Revision
-	}
+	elected := func() store.Revision { return electedAt(t, s) }
 	beat := ipam.TimesFor(2 * time.Second).Beat
 	rests := func() bool {
 		before := elected()
@@ -115,13 +118,7 @@ func TestRestsWhileLocked(t *testing.T) {
 	running.Go(func() { _ = c.Run(ctx) })
 	defer running.Wait()
 	defer cancel()
-	elected := func() store.Revision {
-		e, err := s.Get(t.Context(), store.Key{Kind: store.Election, Name: "collector"})
-		if err != nil {
-			return 0
-		}
-		return e.Revision
-	}
+	elected := func() store.Revision { return electedAt(t, s) }
 	nstest.Eventually(t, 20*time.Second, func() bool { return elected() > 0 }, "elected while the datastore is open")
 	s.changes <- true
 	nstest.Eventually(t, 20*time.Second, func() bool {
