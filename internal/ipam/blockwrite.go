@@ -63,14 +63,14 @@ func (r *Reserve) writeBlock(f *flushing, p netip.Prefix, bt *batch, own bool) (
 
 // cachedBlock is a block as the writer left it, or as stored.
 func (r *Reserve) cachedBlock(ctx context.Context, p netip.Prefix) (*alloc.Block, error) {
-	if seen, ok := r.cache[p]; ok {
+	if seen, ok := r.cache.get(p); ok {
 		return alloc.ParseBlock(seen.value)
 	}
 	e, err := r.c.Store.Get(ctx, blockKey(p))
 	if err != nil {
 		return nil, err
 	}
-	r.cache[p] = cached{e.Value, e.Revision}
+	r.cache.set(p, cached{e.Value, e.Revision})
 	return alloc.ParseBlock(e.Value)
 }
 
@@ -118,21 +118,21 @@ func (r *Reserve) putPlanned(ctx context.Context, b *alloc.Block, bt *batch, out
 	if err := r.saveLeaving(bt, out); err != nil {
 		return err
 	}
-	prev := r.cache[b.CIDR].rev
-	delete(r.cache, b.CIDR)
+	prev, _ := r.cache.get(b.CIDR)
+	r.cache.drop(b.CIDR)
 	if b.Affinity == "" && b.Empty() {
-		return raced(r.c.remove(ctx, blockKey(b.CIDR), prev)) // nobody's, and its last address was released
+		return raced(r.c.remove(ctx, blockKey(b.CIDR), prev.rev)) // nobody's, and its last address was released
 	}
 	b.Sequence++
 	data, err := b.Encode()
 	if err != nil {
 		return err
 	}
-	rev, err := r.c.put(ctx, blockKey(b.CIDR), data, prev)
+	rev, err := r.c.put(ctx, blockKey(b.CIDR), data, prev.rev)
 	if err != nil {
 		return raced(err)
 	}
-	r.cache[b.CIDR] = cached{data, rev}
+	r.cache.set(b.CIDR, cached{data, rev})
 	return nil
 }
 

@@ -109,9 +109,8 @@ func (r *Reserve) noteForeign(p netip.Prefix) error {
 	return r.saveLease(nil)
 }
 
-// foreignBlocks reads the blocks of others that may hold addresses of this
-// node; without a note of them, as after a reboot, all blocks are looked at
-// once. Those that hold none are forgotten.
+// foreignBlocks are the blocks of others that may hold addresses of this
+// node; without a note of them, as after a reboot, all blocks are read once. Those that hold none are forgotten.
 func (r *Reserve) foreignBlocks(ctx context.Context) ([]*alloc.Block, error) {
 	r.mu.Lock()
 	listed := r.foreignListed
@@ -129,7 +128,7 @@ func (r *Reserve) foreignBlocks(ctx context.Context) ([]*alloc.Block, error) {
 		if slices.ContainsFunc(blocks, func(b *alloc.Block) bool { return b.CIDR == p }) {
 			continue
 		}
-		b, _, err := r.c.block(ctx, p)
+		b, err := r.cachedBlock(ctx, p)
 		switch {
 		case err == nil:
 			blocks = append(blocks, b)

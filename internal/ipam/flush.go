@@ -229,7 +229,7 @@ func (f *flushing) confirm(p netip.Prefix) bool {
 
 // mayHaveRoom is false where the block as last seen has no free address.
 func (f *flushing) mayHaveRoom(p netip.Prefix) bool {
-	seen, ok := f.r.cache[p]
+	seen, ok := f.r.cache.get(p)
 	if !ok {
 		return true
 	}

@@ -114,9 +114,13 @@ const idleLooks = 10
 func (r *Reserve) giveUpIdle(ctx context.Context) error {
 	own := blockSet(r.Blocks())
 	idle := map[netip.Prefix]time.Time{}
-	for _, p := range slices.SortedFunc(maps.Keys(r.cache), cidr.Compare) {
-		b, err := alloc.ParseBlock(r.cache[p].value)
-		if err != nil || !own[p] || !b.OwnedBy(r.cfg.Node) || !b.Empty() {
+	for _, p := range slices.SortedFunc(maps.Keys(own), cidr.Compare) {
+		seen, ok := r.cache.get(p)
+		if !ok {
+			continue
+		}
+		b, err := alloc.ParseBlock(seen.value)
+		if err != nil || !b.OwnedBy(r.cfg.Node) || !b.Empty() {
 			continue
 		}
 		idle[p] = firstSeen(r.idle[p])
@@ -132,7 +136,7 @@ func (r *Reserve) giveUpIdle(ctx context.Context) error {
 		r.log.Info("block given up, nothing of it was held", "block", p)
 		delete(own, p)
 		delete(idle, p)
-		delete(r.cache, p)
+		r.cache.drop(p)
 		delete(r.counted, p)
 		r.dropBlock(p)
 	}

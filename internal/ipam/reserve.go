@@ -62,6 +62,7 @@ type Reserve struct {
 	handle  string // of the reserve itself
 	ready   chan struct{}
 	kick    chan struct{} // wakes the writer
+	news    chan struct{} // tells it that heard is not empty
 	beatNow chan struct{} // brings the next heartbeat forward
 	size    atomic.Int64  // how many addresses are held ready
 	refresh atomic.Bool   // look at the blocks before the next write
@@ -79,6 +80,7 @@ type Reserve struct {
 	room     int                // blocks that could still be claimed, as far as known; -1 for unknown
 	blocks   map[netip.Prefix]bool
 	foreign  map[netip.Prefix]bool // others' blocks that may hold addresses of this node
+	heard    map[netip.Prefix]word // what the watches said of blocks, not taken in yet
 	// foreignListed says that foreign are all of them.
 	foreignListed bool
 	pools         []cluster.Pool // as last read
@@ -94,7 +96,7 @@ type Reserve struct {
 	done          bool                     // ready is closed
 
 	// Only for who filled writes:
-	cache   map[netip.Prefix]cached
+	cache   *blockCache
 	counted map[netip.Prefix]int       // what the reserve's handle is known to count
 	idle    map[netip.Prefix]time.Time // own blocks of which nothing is held, since when
 }
@@ -162,6 +164,7 @@ func NewReserve(cfg ReserveConfig) *Reserve {
 		handle:   names.ReserveHandle(cfg.InstanceUID),
 		ready:    make(chan struct{}),
 		kick:     make(chan struct{}, 1),
+		news:     make(chan struct{}, 1),
 		beatNow:  make(chan struct{}, 1),
 		writes:   make(chan struct{}, 1),
 		saved:    map[netip.Addr]bool{},
@@ -172,12 +175,13 @@ func NewReserve(cfg ReserveConfig) *Reserve {
 		room:     -1,
 		blocks:   map[netip.Prefix]bool{},
 		foreign:  map[netip.Prefix]bool{},
+		heard:    map[netip.Prefix]word{},
 		identity: errStarting,
 		problems: map[string]problem.Problem{},
 		strays:   map[stray]time.Time{},
 		resting:  map[netip.Addr]time.Time{},
 		listings: map[string]listing{},
-		cache:    map[netip.Prefix]cached{},
+		cache:    newBlockCache(),
 		counted:  map[netip.Prefix]int{},
 	}
 	r.size.Store(int64(cfg.Size))
@@ -464,6 +468,7 @@ func (r *Reserve) Run(ctx context.Context) error {
 	all.Go(func() { r.beat(ctx) })
 	all.Go(func() { r.write(ctx) })
 	all.Go(func() { r.watchHeartbeat(ctx) })
+	all.Go(func() { r.watchClaims(ctx) })
 	all.Wait()
 	r.finalRound(context.WithoutCancel(ctx))
 	r.failWaiters(fault.New(fault.Unavailable, "the agent is stopping"))
@@ -478,7 +483,7 @@ func (r *Reserve) finalRound(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := r.round(ctx, false); err != nil {
+	if err := r.round(ctx, onlyWrite); err != nil {
 		r.log.Info("assignments not written before the end, the next start writes them", "pending", pending, "error", err)
 	}
 }

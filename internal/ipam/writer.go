@@ -13,23 +13,26 @@ import (
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/cluster"
 	"github.com/ocicat-net/ocicat/internal/fault"
-	"github.com/ocicat-net/ocicat/internal/store"
 )
 
 // Times of the writer.
 const (
-	checkInterval = time.Minute           // between two looks at the node's blocks
+	checkInterval = time.Minute           // between two looks at the node's blocks, which no news causes
 	writeTimeout  = 30 * time.Second      // of one round
 	writeRetry    = 50 * time.Millisecond // after a round that failed, doubling …
 	maxWriteRetry = 30 * time.Second      // … up to this
 	gatherTime    = 50 * time.Millisecond // how long a write nobody waits for waits for others
 )
 
-// cached is a block as the writer left it: its next write needs no read.
-type cached struct {
-	value []byte
-	rev   store.Revision
-}
+// attention is how closely a round looks at the node's blocks before it writes.
+type attention uint8
+
+// The degrees of attention.
+const (
+	onlyWrite attention = iota // not at all, unless the watches said something new
+	consider                   // at what is known of them
+	readAll                    // at what the datastore says
+)
 
 // checkInterval is the time between two looks, shorter with a short lease.
 func (r *Reserve) checkInterval() time.Duration { return min(checkInterval, r.cfg.Times.Beat) }
@@ -38,7 +41,11 @@ func (r *Reserve) checkInterval() time.Duration { return min(checkInterval, r.cf
 func (r *Reserve) write(ctx context.Context) {
 	check := time.NewTicker(r.checkInterval())
 	defer check.Stop()
-	look, wait := true, time.Duration(0) // wait: until the retry of a round that failed
+	watches := newBlockWatches(r)
+	defer watches.stop()
+	look, wait := readAll, time.Duration(0) // wait: until the retry of a round that failed
+	var news <-chan time.Time               // when what the watches said is taken in
+	var heard time.Time                     // when that was done last
 	for {
 		var retry <-chan time.Time
 		if wait > 0 {
@@ -51,21 +58,31 @@ func (r *Reserve) write(ctx context.Context) {
 			r.gather(ctx)
 		case <-retry:
 		case <-check.C:
-			look = true
+			look = max(look, consider)
+		case <-r.news:
+			if news == nil {
+				news = time.After(newsGap - time.Since(heard))
+			}
+			continue
+		case heard = <-news:
+			news = nil
 		}
 		if errors.Is(r.allowed(), errStarting) {
 			continue // the heartbeat will kick
 		}
-		look = r.refresh.Swap(false) || look
+		if r.refresh.Swap(false) {
+			look = readAll
+		}
 		err := r.round(ctx, look)
 		if ctx.Err() != nil {
 			return
 		}
+		watches.follow(ctx, r.concerning())
 		if r.noteAway(err); err != nil {
 			wait = min(max(2*wait, writeRetry), maxWriteRetry)
 			continue
 		}
-		look, wait = false, 0
+		look, wait = onlyWrite, 0
 	}
 }
 
@@ -107,16 +124,19 @@ func (r *Reserve) noteAway(err error) {
 	}
 }
 
-// round writes what is pending; with look it reads the node's blocks before.
-func (r *Reserve) round(ctx context.Context, look bool) error {
+// round writes what is pending, after a look at the node's blocks.
+func (r *Reserve) round(ctx context.Context, at attention) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	if err := r.lockWrites(ctx); err != nil {
 		return err
 	}
 	defer r.unlockWrites()
-	if look {
-		if err := r.look(ctx); err != nil {
+	if r.absorb() {
+		at = max(at, consider)
+	}
+	if at != onlyWrite {
+		if err := r.look(ctx, at); err != nil {
 			r.failWaiters(noAnswer(err))
 			return err
 		}
@@ -141,7 +161,7 @@ func (r *Reserve) reassert(ctx context.Context) error {
 	}
 	defer r.unlockWrites()
 	clear(r.counted)
-	if err := r.look(ctx); err != nil {
+	if err := r.look(ctx, readAll); err != nil {
 		return err
 	}
 	return r.flush(ctx, true)
@@ -158,14 +178,11 @@ func (r *Reserve) lockWrites(ctx context.Context) error {
 
 func (r *Reserve) unlockWrites() { <-r.writes }
 
-// look reads the node's blocks: which are held ready, which pods the
-// datastore does not know, which allocations no pod accounts for.
-func (r *Reserve) look(ctx context.Context) error {
+// look compares the node's blocks with what this agent knows: which addresses
+// are held ready, which pods the datastore does not know, which allocations no
+// pod accounts for.
+func (r *Reserve) look(ctx context.Context, at attention) error {
 	if err := r.hearProtest(ctx); err != nil {
-		return err
-	}
-	claims, err := r.c.claims(ctx, r.cfg.Node)
-	if err != nil {
 		return err
 	}
 	pools, err := r.c.Pools(ctx)
@@ -176,27 +193,17 @@ func (r *Reserve) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	clear(r.cache)
-	blocks := map[netip.Prefix]bool{}
-	var own []*alloc.Block
-	for _, cl := range claims {
-		e, err := r.c.Store.Get(ctx, blockKey(cl.block))
-		if fault.Is(err, fault.NotFound) {
-			blocks[cl.block] = false
-			continue
-		}
-		if err != nil {
+	claimed := r.claimed()
+	if at == readAll {
+		r.cache.clear()
+		if claimed, err = r.c.claims(ctx, r.cfg.Node); err != nil {
 			return err
 		}
-		b, err := alloc.ParseBlock(e.Value)
-		if err != nil || !b.OwnedBy(r.cfg.Node) {
-			continue // the first is reported by whoever lists objects, the second is a stale claim
-		}
-		blocks[cl.block] = cl.state == alloc.Confirmed
-		r.cache[cl.block] = cached{e.Value, e.Revision}
-		own = append(own, b)
 	}
-	r.setBlocks(blocks)
+	own, err := r.ownBlocks(ctx, claimed)
+	if err != nil {
+		return err
+	}
 	foreign, err := r.foreignBlocks(ctx)
 	if err != nil {
 		return err
@@ -207,6 +214,44 @@ func (r *Reserve) look(ctx context.Context) error {
 	r.sight(append(own, foreign...))
 	r.trim(offered)
 	return nil
+}
+
+// claimed are the node's claims as far as they are known.
+func (r *Reserve) claimed() []claim {
+	var all []claim
+	for _, b := range r.Blocks() {
+		state := alloc.Pending
+		if b.Confirmed {
+			state = alloc.Confirmed
+		}
+		all = append(all, claim{r.cfg.Node, b.CIDR, state})
+	}
+	return all
+}
+
+// ownBlocks makes those of claims that are the node's its blocks.
+func (r *Reserve) ownBlocks(ctx context.Context, claims []claim) ([]*alloc.Block, error) {
+	blocks := map[netip.Prefix]bool{}
+	var own []*alloc.Block
+	for _, cl := range claims {
+		b, err := r.cachedBlock(ctx, cl.block)
+		if fault.Is(err, fault.NotFound) {
+			blocks[cl.block] = false
+			r.refresh.Store(true) // it is half a claim, or none
+			continue
+		}
+		if err != nil && !fault.Is(err, fault.Internal) {
+			return nil, err
+		}
+		if err != nil || !b.OwnedBy(r.cfg.Node) {
+			r.cache.drop(cl.block)
+			continue // the first is reported by whoever lists objects, the second is a stale claim
+		}
+		blocks[cl.block] = cl.state == alloc.Confirmed
+		own = append(own, b)
+	}
+	r.setBlocks(blocks)
+	return own, nil
 }
 
 // request is what pods of this node may be given without asking for it.

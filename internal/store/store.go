@@ -86,8 +86,8 @@ type Store interface {
 	Get(ctx context.Context, key Key) (Entry, error)
 	// List reads all objects of a kind whose names start with prefix, sorted
 	// by name, with the store's revision they were read at. For affinities
-	// the prefix node+"/" is one node's; of heartbeats and node statuses a
-	// back end may take prefix for a whole name.
+	// the prefix node+"/" is one node's; of blocks, heartbeats and node
+	// statuses a back end may take prefix for a whole name.
 	List(ctx context.Context, kind Kind, prefix string) ([]Entry, Revision, error)
 	// Put writes an object if its revision still is prev (0: it does not
 	// exist) and returns the new one. value is copied. A back end may leave an

@@ -143,6 +143,32 @@ func testList(t *testing.T, s store.Store) {
 	}
 }
 
+// testListBlock: one block is listed and watched by its name.
+func testListBlock(t *testing.T, s store.Store) {
+	block := func(name string) store.Key { return store.Key{Kind: store.Block, Name: name} }
+	_, start := mustList(t, s, store.Block, "")
+	events := mustWatch(t, s, store.Block, "10.0.1.0-26", start)
+	for _, name := range []string{"10.0.1.64-26", "10.0.1.0-26", "10.0.10.0-26", "10.0.1.0-27"} {
+		mustPut(t, s, block(name), name, 0)
+	}
+	if entries, _ := mustList(t, s, store.Block, "10.0.1.0-26"); len(entries) != 1 || entries[0].Key.Name != "10.0.1.0-26" {
+		t.Errorf("list of one block: %v", listed(entries))
+	}
+	rev := mustPut(t, s, block("10.0.1.64-26"), "other", store.AnyRevision)
+	rev = max(rev, mustPut(t, s, block("10.0.1.0-26"), "y", store.AnyRevision))
+	for _, want := range []string{"10.0.1.0-26", "y"} {
+		if ev := next(t, events); ev.Entry.Key != block("10.0.1.0-26") || string(ev.Entry.Value) != want || ev.Entry.Revision > rev {
+			t.Errorf("watch of one block got %s %q at %d, want %q", ev.Entry.Key, ev.Entry.Value, ev.Entry.Revision, want)
+		}
+	}
+	if err := s.Delete(t.Context(), block("10.0.1.0-26"), store.AnyRevision); err != nil {
+		t.Fatal(err)
+	}
+	if ev := next(t, events); !ev.Deleted || ev.Entry.Key != block("10.0.1.0-26") {
+		t.Errorf("watch of one block got %+v, want its deletion", ev)
+	}
+}
+
 func testRevisionsGrow(t *testing.T, s store.Store) {
 	var last store.Revision
 	grows := func(what string, rev store.Revision) {

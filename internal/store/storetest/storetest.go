@@ -45,6 +45,7 @@ func RunWith(t *testing.T, o Options, open func(t *testing.T) store.Store) {
 		{"every kind", func(t *testing.T, s store.Store) { testEveryKind(t, s, o.Without) }},
 		{"kinds do not mix", testKindsApart},
 		{"list prefix and order", testList},
+		{"one block", testListBlock},
 		{"revisions grow", testRevisionsGrow},
 		{"values", func(t *testing.T, s store.Store) { testValues(t, s, store.MaxValue-o.Room) }},
 		{"value is copied", testValueCopied},

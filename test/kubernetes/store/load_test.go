@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"runtime"
 	"strings"
@@ -20,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ocicat-net/ocicat/internal/cluster"
+	"github.com/ocicat-net/ocicat/internal/ipam"
 	"github.com/ocicat-net/ocicat/internal/kubeapi"
 	"github.com/ocicat-net/ocicat/internal/store"
 	"github.com/ocicat-net/ocicat/test/kubernetes/apiserver"
@@ -28,7 +31,7 @@ import (
 // meter stands before an API server and counts what one client costs it.
 type meter struct {
 	*httptest.Server
-	requests, bytes atomic.Int64 // bytes are those of answers
+	requests, reads, bytes atomic.Int64 // reads are among the requests; bytes are those of answers
 }
 
 func newMeter(t *testing.T, server *apiserver.Server) *meter {
@@ -44,6 +47,9 @@ func newMeter(t *testing.T, server *apiserver.Server) *meter {
 	proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	proxy.ModifyResponse = func(r *http.Response) error {
 		m.requests.Add(1)
+		if r.Request.Method == http.MethodGet {
+			m.reads.Add(1)
+		}
 		r.Body = &countedBody{r.Body, &m.bytes}
 		return nil
 	}
@@ -76,7 +82,7 @@ func (m *meter) config(server *apiserver.Server) kubeapi.Config {
 	return cfg
 }
 
-// agentKinds are what an agent follows, and heartbeats of its own node.
+// agentKinds are what an agent follows; what concerns addresses its reserve does.
 var agentKinds = []store.Kind{store.IPPool, store.IPReservation, store.Node, store.BGPConfiguration, store.BGPPeer, store.OcicatConfiguration}
 
 const manyNodes = 1000
@@ -85,15 +91,30 @@ const manyNodes = 1000
 // thousand Nodes: at its start, while nothing happens, and for each status that
 // a kubelet writes.
 func TestLoad(t *testing.T) {
-	server := apiserver.Start(t)
-	server.InstallCRDs(definitions)
-	size := createNodes(t, server)
-	m := newMeter(t, server)
+	for profile, dirs := range map[string][]string{
+		"v3": {definitions},
+		"v1": {"testdata/v1", ourDefinitions(t)}, // its server cannot select by a claim's node
+	} {
+		t.Run(profile, func(t *testing.T) {
+			server := apiserver.Start(t)
+			for _, dir := range dirs {
+				server.InstallCRDs(dir)
+			}
+			size := createNodes(t, server)
+			m := newMeter(t, server)
+			measureLoad(t, server, m, size)
+		})
+	}
+}
+
+// measureLoad measures at a server with Nodes of a size in bytes.
+func measureLoad(t *testing.T, server *apiserver.Server, m *meter, size int) {
+	t.Helper()
 	s := openWith(t, m.config(server))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	nodes := followAll(ctx, t, s)
-	const expected = 2 + 8 + 7 // to find the group; lists, of Nodes in two pages; watches
+	const expected = 2 + 7 + 6 // to find the group; lists, of Nodes in two pages; watches
 	for end := time.Now().Add(10 * time.Second); m.requests.Load() < expected && time.Now().Before(end); {
 		runtime.Gosched()
 	}
@@ -103,10 +124,16 @@ func TestLoad(t *testing.T) {
 		t.Errorf("the start takes %d requests and %d bytes", requests, bytes)
 	}
 
+	stop := startReserve(t, s)
+	t.Logf("start of its addresses: %d requests, %d bytes", m.requests.Load()-requests, m.bytes.Load()-bytes)
+	if n := m.bytes.Load() - bytes; n > manyNodes*1000 {
+		t.Errorf("the start of its addresses takes %d bytes", n)
+	}
 	quiet(t, m)
+	stop()
 
 	const updates = 200
-	before := m.bytes.Load()
+	requests, bytes = m.requests.Load(), m.bytes.Load()
 	admin := server.Admin()
 	for n := range updates {
 		patch := fmt.Appendf(nil, `{"status": {"nodeInfo": {"bootID": "%d"}}}`, n)
@@ -115,22 +142,62 @@ func TestLoad(t *testing.T) {
 	for range updates {
 		<-nodes
 	}
-	each := (m.bytes.Load() - before) / updates
+	each := (m.bytes.Load() - bytes) / updates
 	t.Logf("each status of another Node: %d bytes", each)
 	if each > 2000 || m.requests.Load() > requests {
 		t.Errorf("a status of another Node costs %d bytes, %d requests", each, m.requests.Load()-requests)
 	}
 }
 
-// quiet wants no request while nothing happens.
+// startReserve runs the addresses of node-1, which looks at them and writes
+// its heartbeat several times a second, and returns once it holds some ready.
+func startReserve(t *testing.T, s store.Store) (stop func()) {
+	t.Helper()
+	pool := cluster.Pool{Name: "p", CIDR: netip.MustParsePrefix("10.96.0.0/11"), BlockSize: 26}
+	r := ipam.NewReserve(ipam.ReserveConfig{
+		Client: ipam.NewClient(ipam.ClientConfig{
+			Store:      s,
+			Pools:      func(context.Context) ([]cluster.Pool, error) { return []cluster.Pool{pool}, nil },
+			NodeLabels: func(context.Context, string) (map[string]string, error) { return nil, nil },
+		}),
+		Node: "node-1", InstanceUID: "uid", BootID: "boot", Size: ipam.DefaultReserve,
+		Times: ipam.Times{Lease: 20 * time.Second, Reclaim: 40 * time.Second, Beat: 300 * time.Millisecond, Takeover: time.Second},
+		Log:   slog.New(slog.DiscardHandler),
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := r.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	stop = sync.OnceFunc(func() { cancel(); running.Wait() })
+	t.Cleanup(stop)
+	for end := time.Now().Add(time.Minute); r.State().Held < ipam.DefaultReserve; {
+		if time.Now().After(end) {
+			t.Fatalf("no addresses are held ready: %+v", r.State())
+		}
+		runtime.Gosched()
+	}
+	return stop
+}
+
+// quiet wants nothing to be read while nothing happens.
 func quiet(t *testing.T, m *meter) {
 	t.Helper()
-	requests := m.requests.Load()
+	for before := int64(-1); before != m.reads.Load(); {
+		before = m.reads.Load()
+		<-time.After(time.Second) // the last watches of the start
+	}
+	reads, requests := m.reads.Load(), m.requests.Load()
 	wait := time.NewTimer(5 * time.Second) // long against every retry, short against every relist
 	defer wait.Stop()
 	<-wait.C
-	if n := m.requests.Load() - requests; n != 0 {
-		t.Errorf("%d requests in 5 s without any change", n)
+	if n := m.reads.Load() - reads; n != 0 {
+		t.Errorf("%d reads in 5 s without any change", n)
+	}
+	if m.requests.Load() == requests {
+		t.Error("no heartbeat was counted")
 	}
 }
 
@@ -139,7 +206,7 @@ func quiet(t *testing.T, m *meter) {
 func followAll(ctx context.Context, t *testing.T, s store.Store) <-chan string {
 	t.Helper()
 	changes := make(chan string, manyNodes)
-	full := make(chan store.Kind, len(agentKinds)+1)
+	full := make(chan store.Kind, len(agentKinds))
 	follow := func(kind store.Kind, prefix string) {
 		store.Follow(ctx, s, kind, prefix, store.FollowOptions{Relist: kubeapi.Relist}, func(u store.Update) {
 			if u.Full {
@@ -154,8 +221,7 @@ func followAll(ctx context.Context, t *testing.T, s store.Store) <-chan string {
 	for _, kind := range agentKinds {
 		go follow(kind, "")
 	}
-	go follow(store.Heartbeat, "node-1")
-	for range len(agentKinds) + 1 {
+	for range agentKinds {
 		select {
 		case <-full:
 		case <-time.After(time.Minute):

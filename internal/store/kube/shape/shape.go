@@ -187,7 +187,7 @@ func (r Resource) Patch(key store.Key, value []byte, prev store.Revision) ([]byt
 func formatRevision(r store.Revision) string { return strconv.FormatUint(uint64(r), 10) }
 
 // Select narrows a list or watch to what can have names with prefix, as far as
-// the API can: one node's affinities, one node's heartbeat or status. Its
+// the API can: one node's affinities, a block, a heartbeat or status. Its
 // answer may hold more.
 func (r Resource) Select(prefix string) url.Values {
 	switch r.Stored {
@@ -195,6 +195,10 @@ func (r Resource) Select(prefix string) url.Values {
 		node, _, whole := strings.Cut(prefix, "/")
 		if whole && r.APIVersion == calicoV3 {
 			return url.Values{"fieldSelector": {"spec.node=" + node}}
+		}
+	case store.Block:
+		if name, err := objectName(store.Key{Kind: store.Block, Name: prefix}); err == nil {
+			return url.Values{"fieldSelector": {"metadata.name=" + name}}
 		}
 	case store.Heartbeat, store.NodeStatus:
 		if prefix != "" {

@@ -209,6 +209,9 @@ func TestSelect(t *testing.T) {
 		{"BlockAffinity", "", ""},
 		{"Heartbeat", "n1", "fieldSelector=metadata.name%3Dn1"},
 		{"Heartbeat", "", ""},
+		{"IPAMBlock", "10.0.0.0-26", "fieldSelector=metadata.name%3D10-0-0-0-26"},
+		{"IPAMBlock", "10.0.0.0-2", ""},
+		{"IPAMBlock", "", ""},
 		{"IPPool", "a", ""},
 	} {
 		if got := resourceOf(t, test.kind).Select(test.prefix).Encode(); got != test.want {
