@@ -8,7 +8,6 @@ import (
 	"iter"
 	"math/big"
 	"net/netip"
-	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/cidr"
@@ -58,7 +57,7 @@ func (c *Client) claimBlock(ctx context.Context, node string, p netip.Prefix) er
 // node's own one, so that a release of it under way fails. Conflict says
 // whose the block is.
 func (c *Client) createBlock(ctx context.Context, node string, p netip.Prefix) error {
-	now := time.Now()
+	now := c.Now()
 	data, err := alloc.NewBlock(p, node, now, uint64(now.UnixNano())).Encode()
 	if err != nil {
 		return err
@@ -316,7 +315,7 @@ func (c *Client) releaseBlock(ctx context.Context, node string, p netip.Prefix, 
 // releaseBlockIf is releaseBlock; allowed is asked after each reading of the
 // block and before it is written.
 func (c *Client) releaseBlockIf(ctx context.Context, node string, p netip.Prefix, mustBeEmpty bool, allowed func() error) error {
-	marked := false // the affinity was confirmed before we wrote pendingDeletion
+	marked := false // the affinity was confirmed when we set out to write pendingDeletion
 	return again(ctx, func() error {
 		a, arev, err := c.affinity(ctx, node, p)
 		if err != nil || arev == 0 {
@@ -343,12 +342,10 @@ func (c *Client) releaseBlockIf(ctx context.Context, node string, p netip.Prefix
 		if done, err := c.commitRelease(ctx, node, p, arev, b, brev); done || err != nil {
 			return err
 		}
-		confirmed := a.State == alloc.Confirmed
-		a.State = alloc.PendingDeletion
-		if arev, err = c.putAffinity(ctx, node, p, a, arev); err != nil {
+		marked = marked || a.State == alloc.Confirmed
+		if arev, err = c.mark(ctx, node, p, a, arev); err != nil {
 			return raced(err)
 		}
-		marked = marked || confirmed
 		b.ClearAffinity()
 		if b.Empty() {
 			err = c.remove(ctx, blockKey(p), brev)
@@ -360,6 +357,21 @@ func (c *Client) releaseBlockIf(ctx context.Context, node string, p netip.Prefix
 		}
 		return raced(c.remove(ctx, affinityKey(node, p), arev))
 	})
+}
+
+// mark writes that an affinity is about to go, as a version of its own: whoever
+// takes back another's mark must not take back this one. A datastore may leave
+// an object as it is that is written as it is.
+func (c *Client) mark(ctx context.Context, node string, p netip.Prefix, a alloc.Affinity, rev store.Revision) (store.Revision, error) {
+	if a.State == alloc.PendingDeletion {
+		a.State = alloc.Pending
+		var err error
+		if rev, err = c.putAffinity(ctx, node, p, a, rev); err != nil {
+			return 0, err
+		}
+	}
+	a.State = alloc.PendingDeletion
+	return c.putAffinity(ctx, node, p, a, rev)
 }
 
 // unmark takes back a pendingDeletion. Another may have found it and be

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/cidr"
@@ -274,7 +273,7 @@ func (a *assignment) fromBlock(ctx context.Context, p netip.Prefix, mustOwn bool
 		if mustOwn && !b.OwnedBy(a.req.Node) {
 			return fault.New(fault.Conflict, "assign from block %s: it belongs to %s", p, ownerOf(b))
 		}
-		b.Cool(time.Now(), a.conf.Cooldown())
+		b.Cool(a.c.Now(), a.conf.Cooldown())
 		addrs := b.AssignNext(a.short(), a.req.holder(), a.kept.has)
 		if len(addrs) == 0 {
 			return nil
@@ -392,7 +391,7 @@ func (c *Client) AssignIP(ctx context.Context, req AssignIPRequest) error {
 		if conf.StrictAffinity && !b.OwnedBy(req.Node) {
 			return fault.Hint(fault.New(fault.Conflict, "assign %s to %s: its block %s belongs to %s", req.Addr, req.Node, p, ownerOf(b)), "with strictAffinity a node uses only its own blocks")
 		}
-		b.Cool(time.Now(), conf.Cooldown())
+		b.Cool(c.Now(), conf.Cooldown())
 		if err := b.Assign(req.Addr, who); err != nil {
 			return err
 		}

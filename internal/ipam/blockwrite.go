@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -42,7 +41,7 @@ func (r *Reserve) writeBlock(f *flushing, p netip.Prefix, bt *batch, own bool) (
 		if err != nil {
 			return err
 		}
-		out = r.plan(b, bt, planner{skip: f.kept.has, now: time.Now(), rest: rest, fill: fill})
+		out = r.plan(b, bt, planner{skip: f.kept.has, now: r.c.Now(), rest: rest, fill: fill})
 		if out.change {
 			if err := r.putPlanned(f.ctx, b, bt, out); err != nil {
 				r.unplan(out)

@@ -49,24 +49,44 @@ type ClientConfig struct {
 	// ones are full and no more can be claimed. It needs routes for single
 	// borrowed addresses, which agents do not announce yet.
 	Borrow bool
+	// Now is the clock that claims and releases are dated by; nil is time.Now.
+	Now func() time.Time
 }
 
 // Client does address management for any node. It keeps no state and is safe
 // for concurrent use, by any number of Clients on one datastore.
 type Client struct{ ClientConfig }
 
-// NewClient returns a Client; no field of c but Reservations, Reclaim
-// and Borrow may be zero.
-func NewClient(c ClientConfig) *Client { return &Client{c} }
+// NewClient returns a Client; no field of c but Reservations, Reclaim, Borrow
+// and Now may be zero.
+func NewClient(c ClientConfig) *Client {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Client{c}
+}
 
 // errUncertain is in the chain of a Conflict that may have been caused by the
 // caller's own write, whose answer was lost.
 var errUncertain = errors.New("an earlier try may be what changed it")
 
-// put writes value if key's revision still is prev. An ambiguous answer is
-// resolved by repeating the same write; if the comparison then fails and the
-// stored value is not the one written, the Conflict says errUncertain.
+// put is write for a value that nobody else would write: what is stored and
+// equals it was written by this call.
 func (c *Client) put(ctx context.Context, key store.Key, value []byte, prev store.Revision) (store.Revision, error) {
+	rev, err := c.write(ctx, key, value, prev)
+	if !errors.Is(err, errUncertain) {
+		return rev, err
+	}
+	if now, getErr := c.Store.Get(ctx, key); getErr == nil && sameObject(now.Value, value) {
+		return now.Revision, nil
+	}
+	return 0, err
+}
+
+// write writes value if key's revision still is prev. An ambiguous answer is
+// resolved by repeating the same write; if the comparison then fails, the
+// Conflict says errUncertain.
+func (c *Client) write(ctx context.Context, key store.Key, value []byte, prev store.Revision) (store.Revision, error) {
 	ambiguous := false
 	for try := 0; ; try++ {
 		rev, err := c.Store.Put(ctx, key, value, prev)
@@ -74,13 +94,10 @@ func (c *Client) put(ctx context.Context, key store.Key, value []byte, prev stor
 		case err == nil:
 			return rev, nil
 		case fault.Is(err, fault.Conflict):
-			if !ambiguous {
-				return 0, err
+			if ambiguous {
+				err = fmt.Errorf("%w: %w", err, errUncertain)
 			}
-			if now, getErr := c.Store.Get(ctx, key); getErr == nil && sameObject(now.Value, value) {
-				return now.Revision, nil
-			}
-			return 0, fmt.Errorf("%w: %w", err, errUncertain)
+			return 0, err
 		case errors.Is(err, store.ErrAmbiguous):
 			ambiguous = true
 		case !ambiguous:

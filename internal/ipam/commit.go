@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 	"github.com/ocicat-net/ocicat/internal/fault"
@@ -54,7 +53,7 @@ func (c *Client) commit(ctx context.Context, writes []store.Write) (done bool, e
 // of b, so that a release of it under way fails. A block of somebody else is
 // not done.
 func (c *Client) commitClaim(ctx context.Context, node string, p netip.Prefix, a alloc.Affinity, arev store.Revision, b *alloc.Block, brev store.Revision) (done bool, err error) {
-	now := time.Now()
+	now := c.Now()
 	next := alloc.NewBlock(p, node, now, uint64(now.UnixNano()))
 	if b != nil {
 		if !b.OwnedBy(node) {

@@ -5,7 +5,6 @@ package ipam
 import (
 	"context"
 	"net/netip"
-	"time"
 
 	"github.com/ocicat-net/ocicat/internal/alloc"
 )
@@ -19,6 +18,6 @@ func (c *Client) Thaw(ctx context.Context, p netip.Prefix) error {
 		return err
 	}
 	return c.editBlock(ctx, p, func(b *alloc.Block) (bool, error) {
-		return b.Cool(time.Now(), conf.Cooldown()) > 0, nil
+		return b.Cool(c.Now(), conf.Cooldown()) > 0, nil
 	})
 }

@@ -232,7 +232,7 @@ func (c *Client) putAffinity(ctx context.Context, node string, p netip.Prefix, a
 	if err != nil {
 		return 0, err
 	}
-	return c.put(ctx, affinityKey(node, p), data, prev)
+	return c.write(ctx, affinityKey(node, p), data, prev)
 }
 
 // claim is one affinity as listed.

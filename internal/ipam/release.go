@@ -61,7 +61,7 @@ func (c *Client) releaseFrom(ctx context.Context, p netip.Prefix, list []alloc.R
 	var free []netip.Addr
 	err := c.editBlock(ctx, p, func(b *alloc.Block) (bool, error) {
 		var err error
-		b.Cool(time.Now(), rest)
+		b.Cool(c.Now(), rest)
 		if freed, free, err = b.Release(list); err != nil {
 			return false, err
 		}
@@ -125,7 +125,7 @@ func (c *Client) ReleaseByHandle(ctx context.Context, handle string) error {
 		for _, p := range slices.SortedFunc(maps.Keys(h.Blocks), cidr.Compare) {
 			var after emptied
 			err := c.editBlock(ctx, p, func(b *alloc.Block) (bool, error) {
-				b.Cool(time.Now(), conf.Cooldown())
+				b.Cool(c.Now(), conf.Cooldown())
 				b.ReleaseHandle(handle)
 				after.note(b)
 				return true, nil

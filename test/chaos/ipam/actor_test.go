@@ -57,13 +57,12 @@ type actor struct {
 	dead    bool // killed: nothing it asks for happens
 	resume  func() (call, bool)
 	end     func()
-	frozen  int    // steps it stands still for
-	past    uint64 // hash of what it has seen, as far as it still matters
+	frozen  int // steps it stands still for
 }
 
 // newActor makes an actor of a node that runs program up to its first call.
-// With commits it sees a datastore with transactions.
-func newActor(node string, pool cluster.Pool, borrow, commits bool, program func(*actor)) *actor {
+// With commits it sees a datastore with transactions; a nil clock is the real one.
+func newActor(node string, pool cluster.Pool, borrow, commits bool, now func() time.Time, program func(*actor)) *actor {
 	a := &actor{node: node}
 	a.ctx = newUntimed(&a.dead)
 	var yield func(call) bool
@@ -83,6 +82,7 @@ func newActor(node string, pool cluster.Pool, borrow, commits bool, program func
 		Pools:      func(context.Context) ([]cluster.Pool, error) { return []cluster.Pool{pool}, nil },
 		NodeLabels: func(context.Context, string) (map[string]string, error) { return nil, nil },
 		Borrow:     borrow,
+		Now:        now,
 	})
 	a.resume, a.end = iter.Pull(func(y func(call) bool) {
 		yield = y

@@ -100,7 +100,7 @@ func newEpisode(seed uint64) *episode {
 		pool:  smallPool(28 - rng.IntN(2)), // 4 or 8 blocks
 		harsh: []int{0, 5, 25}[rng.IntN(3)],
 	}
-	e.check = newChecker(e.w)
+	e.check, e.w.lazy = newChecker(e.w), seed%2 == 1
 	for range 2 + rng.IntN(5) {
 		e.start()
 	}
@@ -113,7 +113,7 @@ func (e *episode) start() {
 	e.named++
 	name, node := fmt.Sprint("c", e.named), fmt.Sprint("n", e.rng.IntN(3))
 	p := &program{episode: e, rng: rand.New(rand.NewPCG(e.rng.Uint64(), 1)), name: name, mine: map[string][]netip.Addr{}}
-	e.actors = append(e.actors, newActor(node, e.pool, e.rng.IntN(2) == 0, e.rng.IntN(2) == 0, p.run))
+	e.actors = append(e.actors, newActor(node, e.pool, e.rng.IntN(2) == 0, e.rng.IntN(2) == 0, nil, p.run))
 }
 
 // run lets the clients work for a number of steps, then releases everything.
@@ -218,7 +218,7 @@ func (e *episode) settle() {
 		}
 	}
 	clear(e.check.told)
-	last := newActor("last", e.pool, true, e.rng.IntN(2) == 0, func(a *actor) {
+	last := newActor("last", e.pool, true, e.rng.IntN(2) == 0, nil, func(a *actor) {
 		for _, handle := range slices.Sorted(maps.Keys(e.owed)) {
 			if err := a.client.ReleaseByHandle(a.ctx, handle); err != nil && !fault.Is(err, fault.NotFound) {
 				e.check.say("release %s in the end: %v", handle, err)

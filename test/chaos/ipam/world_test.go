@@ -3,6 +3,7 @@
 package ipam
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ type world struct {
 	entries map[store.Key]store.Entry
 	writes  map[store.Key]store.Revision // also of keys that are gone
 	blind   bool                         // compare nothing: what a broken datastore would do
+	lazy    bool                         // a write of what is stored already makes no new version, as in Kubernetes
 	forget  func(store.Key) bool         // writes that are acknowledged and not done; nil is none
 	// applied is told of each write; a nil value is a deletion.
 	applied func(key store.Key, value []byte)
@@ -57,6 +59,9 @@ func (w *world) list(kind store.Kind, prefix string) []store.Entry {
 func (w *world) put(key store.Key, value []byte, prev store.Revision) (store.Revision, error) {
 	if w.entries[key].Revision != prev && prev != store.AnyRevision && !w.blind {
 		return 0, errCompare
+	}
+	if now, ok := w.entries[key]; ok && w.lazy && bytes.Equal(now.Value, value) {
+		return now.Revision, nil
 	}
 	w.writes[key]++
 	rev := w.writes[key]
