@@ -244,28 +244,49 @@ func TestRaceOnDyingEtcd(t *testing.T) {
 		chaos.Begin(t, "B1", "50 nodes, 256 addresses, real etcd; history checked by porcupine", "0 duplicates, 0 leaks"),
 		chaos.Begin(t, "B2", "the same, etcd killed every 2.5 s; history checked by porcupine", "0 duplicates, 0 leaks, at least 95 % of attempts completing"),
 	}
-	seed := chaos.Seed(t)
+	first := chaos.Seed(t)
+	all := 0
+	for round := range chaos.Scale(1, 10) {
+		seed := first + uint64(round)
+		var r *race
+		var kills int64
+		var took time.Duration
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { r, kills, took = raceOnDyingEtcd(t, seed) })
+		if t.Failed() {
+			return
+		}
+		all += int(r.completed.Load())
+		share := 100 * float64(r.completed.Load()) / float64(r.attempts.Load())
+		for _, row := range rows {
+			row.Measuredf("0 duplicates and 0 leaks in %d allocations, %d operations, %d kills, seed %d; %.2f %% of %d attempts completed, %.0f allocations/s",
+				r.completed.Load(), len(r.history.ops), kills, seed, share, r.attempts.Load(), float64(r.completed.Load())/took.Seconds())
+		}
+		t.Logf("%d allocations in %v, %d kills, %.2f %% of attempts, seed %d", r.completed.Load(), took, kills, share, seed)
+	}
+	for _, row := range rows {
+		row.Measuredf("%d allocations in sum", all)
+	}
+}
+
+// raceOnDyingEtcd is one race. What it leaves behind or gives twice fails t.
+func raceOnDyingEtcd(t *testing.T, seed uint64) (r *race, kills int64, took time.Duration) {
+	t.Helper()
 	etcd := startEtcd(t, 1)
-	r := newRace(t, chaos.Scale(10_000, 100_000))
-	kills, stop := etcd.torment()
-	took := r.run(seed, func() store.Store { return etcd.connect(etcd.urls()...) })
+	r = newRace(t, chaos.Scale(10_000, 100_000))
+	killed, stop := etcd.torment()
+	took = r.run(seed, func() store.Store { return etcd.connect(etcd.urls()...) })
 	stop()
 	if got := r.history.linearizable(); got != porcupine.Ok {
 		t.Errorf("seed %d: the history of addresses is %s", seed, got)
 	}
-	left := r.sweep(etcd.connect(etcd.urls()...))
-	for _, l := range left {
+	for _, l := range r.sweep(etcd.connect(etcd.urls()...)) {
 		t.Errorf("seed %d: left: %s", seed, l)
 	}
 	share := 100 * float64(r.completed.Load()) / float64(r.attempts.Load())
 	if share < 95 || r.stuck.Load() > 0 {
 		t.Errorf("seed %d: %.1f %% of attempts completed, %d releases stuck", seed, share, r.stuck.Load())
 	}
-	for _, row := range rows {
-		row.Measuredf("0 duplicates and %d leaks in %d allocations, %d operations, %d kills, seed %d", len(left), r.completed.Load(), len(r.history.ops), kills.Load(), seed)
-		row.Measuredf("%.2f %% of %d attempts completed, %.0f allocations/s", share, r.attempts.Load(), float64(r.completed.Load())/took.Seconds())
-	}
-	t.Logf("%d allocations in %v, %d kills, %.2f %% of attempts", r.completed.Load(), took, kills.Load(), share)
+	return r, killed.Load(), took
 }
 
 // torment kills the first member when it has served for 2.5 s, again and again.
