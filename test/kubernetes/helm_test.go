@@ -3,7 +3,6 @@
 package kubernetes
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -44,7 +43,9 @@ func TestHelm(t *testing.T) {
 	running := between(t, c, pods[0], pods[1])
 	must("upgrade", "ocicat", c.Chart(), "--reuse-values", "--set", "node.logLevel=Debug", "--wait")
 	must("rollback", "ocicat", "1", "--wait")
-	uninstall(t, c, must)
+	uninstall := func() { must("upgrade", "ocicat", c.Chart(), "--reuse-values", "--set", "uninstall.enabled=true") }
+	uninstall()
+	awaitUninstall(t, c)
 	must("upgrade", "ocicat", c.Chart(), "--reuse-values", "--set", "uninstall.enabled=false", "--wait")
 	c.NodesReady(time.Minute)
 	running.none("an upgrade, a rollback, an uninstall and an install by Helm")
@@ -57,54 +58,18 @@ func TestHelm(t *testing.T) {
 	}
 	c.Kubectl("delete", "pods", "-l", "app=www", "--wait")
 	c.AwaitPods(time.Minute, "default", "app=www", len(c.Names))
-	purge(t, c, must)
-}
-
-// uninstall ends the agents, and waits until every node waits for its pods.
-func uninstall(t *testing.T, c *cluster.Cluster, must func(...string) string) {
-	t.Helper()
-	must("upgrade", "ocicat", c.Chart(), "--reuse-values", "--set", "uninstall.enabled=true")
-	c.Await(time.Minute, "every node waits for its pods", func() error {
-		pods, err := c.TryPods("kube-system", "k8s-app=ocicat-uninstall")
-		if err != nil || len(pods) != len(c.Names) {
-			return errAwaited(fmt.Sprint(pods), err)
-		}
-		for _, p := range pods {
-			out, err := c.TryKubectl("-n", "kube-system", "logs", p.Name, "-c", "purge")
-			if err != nil || !strings.Contains(out, "waiting: purge: pods use this node's network: ") {
-				return errAwaited(out, err)
-			}
-		}
-		return nil
-	})
-	for _, node := range c.Names {
-		if routes := c.Node(node, "ip route show"); !strings.Contains(routes, "proto bird") || !strings.Contains(routes, "cali") {
-			t.Errorf("%s: the routes are gone under the pods:\n%s", node, routes)
-		}
-	}
-}
-
-// purge follows docs/upgrade-and-uninstall.md to its end: the agents go, all
-// pods, then everything on the nodes, then the release.
-func purge(t *testing.T, c *cluster.Cluster, must func(...string) string) {
-	t.Helper()
-	uninstall(t, c, must)
-	c.Kubectl("-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
-	c.Kubectl("delete", "daemonsets", "--all", "--wait")
-	c.Kubectl("-n", "kube-system", "rollout", "status", "daemonset/ocicat-uninstall", "--timeout=2m")
-	for _, node := range c.Names {
-		left := c.Node(node, "ip route show") + c.Node(node, "ip -br link") + c.Node(node, "nft list tables") + c.Node(node, "ls -AR /run/ocicat /var/lib/ocicat "+cluster.BinDir+" "+cluster.ConfDir)
-		for _, ours := range []string{"proto bird", "blackhole", "cali", "table inet ocicat", "journal", "instance", "ocicat-cni", "conflist"} {
-			if strings.Contains(left, ours) {
-				t.Errorf("%s: %q is left:\n%s", node, ours, left)
-			}
-		}
-	}
+	uninstall()
+	awaitUninstall(t, c)
+	endPods(t, c)
 	must("uninstall", "ocicat", "--wait")
 	if kept := c.Kubectl("get", "ippools.projectcalico.org", "-o", "name"); !strings.Contains(kept, "default-ipv4-ippool") {
 		t.Errorf("after helm uninstall the pools are: %q", kept)
 	}
-	if left := c.Kubectl("get", "clusterroles,validatingadmissionpolicies,daemonsets,serviceaccounts", "-n", "kube-system", "-o", "name"); strings.Contains(left, "ocicat") {
+	if left := c.Kubectl("get", productKinds, "-n", "kube-system", "-o", "name"); strings.Contains(left, "ocicat") {
 		t.Errorf("helm uninstall left:\n%s", left)
 	}
 }
+
+// productKinds are the kinds that the product's manifest is made of, but for
+// its resource definitions.
+const productKinds = "clusterroles,clusterrolebindings,roles,rolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,daemonsets,deployments,serviceaccounts"

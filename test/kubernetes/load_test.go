@@ -34,7 +34,7 @@ func TestAgentLoad(t *testing.T) {
 	idle := measure(t, c, node).minus(before)
 	t.Logf("idle, a minute: %.0f requests of both agents and the controller for our resources (%s), %.1f kB from an agent and %.1f kB to it, while kubelets wrote %.0f times of their Nodes",
 		idle.requests/2, idle.top(2), idle.sent/2000, idle.received/2000, idle.kubelets/2)
-	if each := idle.received / max(idle.kubelets, 1); idle.requests/2 > 20 || idle.sent/2 > 20_000 || each > 20_000 {
+	if each := idle.received / max(idle.kubelets, 1); idle.requests/2 > 8 || idle.sent/2 > 20_000 || each > 20_000 {
 		t.Error("an idle agent costs too much")
 	}
 
