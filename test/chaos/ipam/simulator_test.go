@@ -202,7 +202,7 @@ func (e *episode) serve(a *actor) answer {
 
 func (e *episode) note(who, how string, c *call) {
 	if e.trace != nil {
-		e.trace.add("%s: %s %s at %d%s", who, [...]string{"get", "list", "put", "delete", "commit", "next"}[c.op], c.key, c.prev, how)
+		e.trace.add("%s: %s%s", who, c, how)
 	}
 }
 

@@ -5,6 +5,7 @@ package ipam
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -113,6 +114,11 @@ type call struct {
 
 // changes says whether the call may change the datastore.
 func (c *call) changes() bool { return c.op == opPut || c.op == opDelete || c.op == opCommit }
+
+// String is the call for people.
+func (c *call) String() string {
+	return fmt.Sprintf("%s %s at %d", [...]string{"get", "list", "put", "delete", "commit", "next"}[c.op], c.key, c.prev)
+}
 
 // answer is what a call comes back with.
 type answer struct {
