@@ -40,6 +40,20 @@ func TestManifestUninstall(t *testing.T) {
 		}
 	}
 
+	// The flow holds the network namespaces of these pods: their links go with
+	// the agents alone.
+	c.Kubectl("delete", "pods", "-l", "app=www", "--wait")
+	c.AwaitPods(time.Minute, "default", "app=www", len(c.Names))
+	c.Await(20*time.Second, "only the links of the new pods and coredns are left", func() error {
+		links := ""
+		for _, node := range c.Names {
+			links += c.Node(node, "ip -br link show type veth")
+		}
+		if n := strings.Count(links, "cali"); n != len(c.Names)+1 {
+			return errAwaited(links, nil)
+		}
+		return nil
+	})
 	uninstall()
 	endPods(t, c)
 	c.Kubectl("delete", "-f", file)
@@ -83,7 +97,10 @@ func endPods(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	c.Kubectl("-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
 	c.Kubectl("delete", "daemonsets", "--all", "--wait")
-	c.Kubectl("-n", "kube-system", "rollout", "status", "daemonset/ocicat-uninstall", "--timeout=2m")
+	if out, err := c.TryKubectl("-n", "kube-system", "rollout", "status", "daemonset/ocicat-uninstall", "--timeout=2m"); err != nil {
+		said, _ := c.TryKubectl("-n", "kube-system", "logs", "-l", "k8s-app=ocicat-uninstall", "-c", "purge", "--prefix")
+		t.Fatalf("not every node is clean: %v\n%s\n%s", err, out, said)
+	}
 	for _, node := range c.Names {
 		left := c.Node(node, "ip route show") + c.Node(node, "ip -br link") + c.Node(node, "nft list tables") + c.Node(node, "ls -AR /run/ocicat /var/lib/ocicat "+cluster.BinDir+" "+cluster.ConfDir)
 		for _, ours := range []string{"proto bird", "blackhole", "cali", "table inet ocicat", "journal", "instance", "ocicat-cni", "conflist"} {
