@@ -72,7 +72,7 @@ func (a *Agent) converge(ctx context.Context) error {
 	snap := a.feed.Snapshot()
 	want, problems := core.Host(snap)
 	changes := kernel.Diff(want, seen, kernel.Judge{
-		Ours:      func(r host.Route) bool { return core.Ours(snap, r) },
+		Ours:      func(r host.Route) bool { return core.Ours(snap, seen.Links, r) },
 		Deletable: func(r host.Route) bool { return core.Deletable(snap, r) },
 		Skip:      func(dev string) bool { return a.touched.since(pass, dev) },
 	})

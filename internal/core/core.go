@@ -64,14 +64,17 @@ func wantBlocks(s *cluster.Snapshot, want host.State) {
 	}
 }
 
-// Ours reports whether a route found in the kernel is one we wrote: by its
-// device, or by its protocol if it lies in a pool this node ever saw.
-func Ours(s *cluster.Snapshot, r host.Route) bool {
+// Ours reports whether a route found in the kernel, on a device of links, is one
+// we wrote: by its device, or by its protocol if it lies in a pool this node
+// ever saw. A device is ours by its alias: another network's may be called
+// alike, as Calico's are.
+func Ours(s *cluster.Snapshot, links map[string]host.Link, r host.Route) bool {
 	if r.Proto == host.ProtoKernel || r.Type == host.Local || r.Type == host.Broadcast {
 		return false
 	}
 	if strings.HasPrefix(r.Dev, s.Settings.InterfacePrefix) && r.Dst.IsSingleIP() {
-		return true
+		_, err := cluster.ParseEndpointID(links[r.Dev].Alias)
+		return err == nil
 	}
 	if r.Proto != s.Settings.RouteProtocol {
 		return false

@@ -42,7 +42,8 @@ type scenario struct {
 	Peers     []cluster.PeerSpec
 	Learned   learned
 	Host      cluster.Host
-	Seen      []host.Route // routes in the kernel, for the decision what may be deleted
+	Aliases   map[string]string // of links, by name
+	Seen      []host.Route      // routes in the kernel, for the decision what may be deleted
 }
 
 type learned []cluster.LearnedRoute
@@ -123,8 +124,13 @@ func render(sc scenario) map[string]string {
 	out["problems"] = b.String()
 	if len(sc.Seen) > 0 {
 		b.Reset()
+		links := map[string]host.Link{}
+		for name, alias := range sc.Aliases {
+			links[name] = host.Link{Name: name, Alias: alias}
+		}
 		for _, r := range sc.Seen {
-			fmt.Fprintf(&b, "%-60s ours=%-5v deletable=%v\n", r, core.Ours(s, r), core.Ours(s, r) && core.Deletable(s, r))
+			ours := core.Ours(s, links, r)
+			fmt.Fprintf(&b, "%-60s ours=%-5v deletable=%v\n", r, ours, ours && core.Deletable(s, r))
 		}
 		out["seen"] = b.String()
 	}

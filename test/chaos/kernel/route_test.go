@@ -131,13 +131,15 @@ func TestForeignRouteShadows(t *testing.T) {
 func TestForeignRoutes(t *testing.T) {
 	w := up(t)
 	h := w.handle()
-	r := chaos.Begin(t, "D4", "routes of protocol 12 in and out of the pools, and of other protocols", "0 wrong deletions; unwanted ones of ours removed")
+	r := chaos.Begin(t, "D4", "routes of protocol 12 in and out of the pools, of other protocols, and of another network's pod on a device called as ours are", "0 wrong deletions; unwanted ones of ours removed")
 	stay := []string{
 		"10.9.0.0/16 via 192.168.0.2 dev ens160 proto bird",
 		"172.16.77.0/26 via 192.168.0.2 dev ens160 proto static",
 		"10.10.0.0/16 via 192.168.0.2 dev ens160 proto 80",
 		"blackhole 172.16.78.0/26 proto static",
+		"172.16.196.60 dev cali99999999999 scope link",
 	}
+	w.sh("ip link add cali99999999999 type veth peer name foreign; ip link set cali99999999999 up; ip link set foreign up")
 	for _, route := range stay {
 		w.sh("ip route add " + route)
 	}
