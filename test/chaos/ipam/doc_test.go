@@ -3,7 +3,7 @@
 // Package ipam proves address management: internal/ipam and internal/alloc
 // themselves, called as programs call them, on datastores that this package
 // controls. A deterministic simulator interleaves clients at every call of the
-// datastore; an enumeration tries all interleavings of small programs; a race
-// of many nodes runs on a real etcd that is killed again and again, and its
-// history is checked for linearizability.
+// datastore; a model explores every state that small programs of three clients
+// can bring about; a race of many nodes runs on a real etcd that is killed again
+// and again, and its history is checked for linearizability.
 package ipam
