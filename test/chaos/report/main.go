@@ -13,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -136,10 +137,22 @@ func update(dir string) error {
 		}
 		kept[key] = r
 	}
+	dropBounded(kept)
 	if err := save(recordsFile, kept); err != nil {
 		return err
 	}
 	return os.WriteFile("docs/reliability.md", []byte(table(sorted(kept))), 0o644)
+}
+
+// dropBounded drops the numbers of CI of a test's case where there are full
+// ones, which may say otherwise how the case was provoked.
+func dropBounded(kept map[string]*chaos.Record) {
+	of := func(r *chaos.Record) string { return r.Package + " " + r.Test + " " + r.ID }
+	full := map[string]bool{}
+	for _, r := range kept {
+		full[of(r)] = full[of(r)] || r.Full
+	}
+	maps.DeleteFunc(kept, func(_ string, r *chaos.Record) bool { return full[of(r)] && !r.Full && !r.Failed })
 }
 
 func read(path string) (*chaos.Record, error) {
