@@ -190,8 +190,12 @@ func (m *model) add(p *point) uint32 {
 // what its client holds then.
 func (m *model) run(p *point) (events []event, after map[string][]netip.Addr) {
 	pl := &play{scenario: m.scenario, who: fmt.Sprint("c", p.client), mine: maps.Clone(p.mine)}
-	now := begin.Add(time.Duration(p.client + maxClients*p.operation)) // no two make the same block
-	a := newActor(m.nodes[p.client], m.pool, true, m.commits, func() time.Time { return now }, func(a *actor) { _ = m.programs[p.client][p.operation].do(pl, a) })
+	asked := 0 // the clock goes on with each look at it: no two make the same block
+	clock := func() time.Time {
+		asked++
+		return begin.Add(time.Duration(p.client + maxClients*(p.operation+8*asked)))
+	}
+	a := newActor(m.nodes[p.client], m.pool, true, m.commits, clock, func(a *actor) { _ = m.programs[p.client][p.operation].do(pl, a) })
 	defer a.kill()
 	var answers []answer
 	for at := p; at.from != nil; at = at.from {
