@@ -74,6 +74,7 @@ type Store struct {
 	timeout time.Duration
 	log     *slog.Logger
 	silent  silences
+	signs   *signs
 	conns   *connections
 }
 
@@ -126,6 +127,7 @@ func New(cfg Config) (*Store, error) {
 		timeout: cfg.Timeout,
 		log:     cfg.Log,
 		conns:   conns,
+		signs:   newSigns(),
 	}, nil
 }
 

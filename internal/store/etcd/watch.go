@@ -34,7 +34,7 @@ func (s *Store) Watch(ctx context.Context, kind store.Kind, prefix string, since
 	go func() {
 		defer cancel()
 		defer close(w.out)
-		w.run(streamCtx, newPulse(stream, cancel))
+		w.run(streamCtx, newPulse(stream, cancel, s.signs))
 	}()
 	return w.out, nil
 }
