@@ -47,7 +47,7 @@ type ClientConfig struct {
 	Reclaim func(ctx context.Context, node string, claimed time.Time) (bool, error)
 	// Borrow allows taking addresses from other nodes' blocks once the own
 	// ones are full and no more can be claimed. It needs routes for single
-	// borrowed addresses, which agents do not announce yet.
+	// borrowed addresses.
 	Borrow bool
 	// Now is the clock that claims and releases are dated by; nil is time.Now.
 	Now func() time.Time

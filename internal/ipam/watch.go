@@ -4,7 +4,6 @@ package ipam
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -139,7 +138,7 @@ func (r *Reserve) concerning() map[netip.Prefix]bool {
 	defer r.mu.Unlock()
 	all := map[netip.Prefix]bool{}
 	for _, blocks := range []map[netip.Prefix]bool{r.blocks, r.foreign} {
-		for p := range maps.Keys(blocks) {
+		for p := range blocks { // also those whose claim is not confirmed
 			all[p] = true
 		}
 	}
@@ -165,17 +164,14 @@ func (r *Reserve) hear(p netip.Prefix, u store.Update) {
 		return // the watch of the claims tells
 	}
 	key, w := blockKey(p), word{listed: u.Full}
-	if !u.Full && !slices.Contains(u.Deleted, key) && !slices.ContainsFunc(u.Entries, func(e store.Entry) bool { return e.Key == key }) {
-		return
-	}
+	told := u.Full || slices.Contains(u.Deleted, key)
 	for _, e := range u.Entries {
 		if e.Key == key {
-			w.cached = cached{e.Value, e.Revision}
+			w.cached, told = cached{e.Value, e.Revision}, true
 		}
 	}
 	known, ok := r.cache.get(p)
-	gone := w.value == nil
-	if ok && !gone && !w.newTo(known) {
+	if !told || ok && w.value != nil && !w.newTo(known) {
 		return
 	}
 	r.mu.Lock()

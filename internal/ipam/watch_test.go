@@ -15,8 +15,17 @@ import (
 	"github.com/ocicat-net/ocicat/internal/store/storetest"
 )
 
-// settled is how long a node needs for what the watches tell.
-const settled = 2 * newsGap
+// These tests run in synctest's bubbles: their sleeps pass in no time, and only
+// once everybody waits.
+
+// withPod is a node with a pod, which has looked at its blocks since.
+func withPod(t *testing.T) (*site, *agent, netip.Addr) {
+	s := newSite(t)
+	a := s.run(ReserveConfig{Node: "n1", Size: 4})
+	addr := s.take(a, "pod")
+	time.Sleep(2 * checkInterval)
+	return s, a, addr
+}
 
 // reads is how often the datastore was read.
 func (a *agent) reads() int { return a.store.Calls(storetest.OpGet) + a.store.Calls(storetest.OpList) }
@@ -38,10 +47,7 @@ func (s *site) blockWith(addr netip.Addr) (store.Entry, *alloc.Block) {
 // TestIdleReadsNothing: while nobody changes anything a node reads nothing.
 func TestIdleReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		a := s.run(ReserveConfig{Node: "n1", Size: 4})
-		addr := s.take(a, "pod")
-		time.Sleep(2 * checkInterval)
+		s, a, addr := withPod(t)
 		before, beats := a.reads(), a.store.Calls(storetest.OpPut)
 		time.Sleep(20 * checkInterval)
 		if n := a.reads() - before; n > 0 {
@@ -75,7 +81,7 @@ func TestWatchesTell(t *testing.T) {
 			if err := s.mem.Delete(s.t.Context(), key, e.Revision); err != nil {
 				return err
 			}
-			time.Sleep(settled)
+			settle()
 			if got := a.Blocks(); len(got) != 0 {
 				s.t.Errorf("blocks without a claim: %v", got)
 			}
@@ -89,23 +95,20 @@ func TestWatchesTell(t *testing.T) {
 		"datastore away meanwhile": func(s *site, a *agent, _ netip.Addr) error {
 			a.store.Inject(storetest.Rule{Effect: storetest.Refuse})
 			a.store.BreakWatches()
-			time.Sleep(time.Second)
+			settle()
 			err := s.client(s.mem).ReleaseByHandle(s.t.Context(), "pod")
 			a.store.Heal()
-			time.Sleep(5 * time.Second) // it tries again
+			settle() // it tries again
 			return err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newSite(t)
-				a := s.run(ReserveConfig{Node: "n1", Size: 4})
-				addr := s.take(a, "pod")
-				time.Sleep(2 * checkInterval)
+				s, a, addr := withPod(t)
 				if err := harm(s, a, addr); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(settled)
+				settle()
 				if got := s.holder(addr); got != "pod" {
 					t.Errorf("%s is held by %s", addr, got)
 				}
@@ -129,10 +132,7 @@ func TestWatchesTell(t *testing.T) {
 // block does not keep it busy.
 func TestNewsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		a := s.run(ReserveConfig{Node: "n1", Size: 4})
-		addr := s.take(a, "pod")
-		time.Sleep(2 * checkInterval)
+		s, a, addr := withPod(t)
 		events, err := s.mem.Watch(t.Context(), store.Block, "", 0)
 		if err != nil {
 			t.Fatal(err)
@@ -161,15 +161,12 @@ func TestNewsAreBounded(t *testing.T) {
 // TestMissedNews: what a watch lost is found when all is read again.
 func TestMissedNews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		a := s.run(ReserveConfig{Node: "n1", Size: 4})
-		addr := s.take(a, "pod")
-		time.Sleep(2 * checkInterval)
+		s, a, addr := withPod(t)
 		a.store.DropEvents(func(store.Event) bool { return true })
 		if err := s.client(s.mem).ReleaseByHandle(t.Context(), "pod"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(settled)
+		settle()
 		if got := s.holder(addr); got != "free" {
 			t.Fatalf("%s is held by %s: the event was not lost", addr, got)
 		}

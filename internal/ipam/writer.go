@@ -200,7 +200,7 @@ func (r *Reserve) look(ctx context.Context, at attention) error {
 			return err
 		}
 	}
-	own, err := r.ownBlocks(ctx, claimed)
+	own, err := r.ownBlocks(ctx, claimed, at)
 	if err != nil {
 		return err
 	}
@@ -229,15 +229,18 @@ func (r *Reserve) claimed() []claim {
 	return all
 }
 
-// ownBlocks makes those of claims that are the node's its blocks.
-func (r *Reserve) ownBlocks(ctx context.Context, claims []claim) ([]*alloc.Block, error) {
+// ownBlocks makes those of claims that are the node's its blocks. Where one is
+// found to be gone, the next look reads what its claim says.
+func (r *Reserve) ownBlocks(ctx context.Context, claims []claim, at attention) ([]*alloc.Block, error) {
 	blocks := map[netip.Prefix]bool{}
 	var own []*alloc.Block
 	for _, cl := range claims {
 		b, err := r.cachedBlock(ctx, cl.block)
 		if fault.Is(err, fault.NotFound) {
 			blocks[cl.block] = false
-			r.refresh.Store(true) // it is half a claim, or none
+			if at == consider && cl.state == alloc.Confirmed {
+				r.Refresh()
+			}
 			continue
 		}
 		if err != nil && !fault.Is(err, fault.Internal) {

@@ -142,17 +142,18 @@ func TestEveryInterleaving(t *testing.T) {
 		t.Logf("%s: %d, %+v in %v", what, len(all), sum, time.Since(begin))
 	}
 	for _, commits := range []bool{true, false} {
+		on := map[bool]string{true: " on a datastore with transactions", false: " on one without"}[commits]
 		races := chaos.Scale(1, 2)
-		what := fmt.Sprintf(", with transactions %t, with up to %d lost races in an operation", commits, races)
-		report("3 clients with an operation each"+what, scenarios(0, commits, races), chaos.Scale(5000, 300_000))
-		report("the same, with a lost answer", scenarios(1, commits, races), chaos.Scale(2000, 100_000))
+		one := fmt.Sprintf("3 clients with an operation each%s, up to %d lost races in it", on, races)
+		report(one, scenarios(0, commits, races), chaos.Scale(5000, 300_000))
+		report(one+" and a lost answer", scenarios(1, commits, races), chaos.Scale(2000, 100_000))
 		four := []operation{claim, assign, release, giveUp}
 		two := scenario{smallPool(30), []string{"n0", "n1"}, [][]operation{four, four}, nil, 0, commits, anyRaces}
-		report("2 clients with 4 operations each, with any number of lost races", []scenario{two}, 1_000_000)
+		report("2 clients with 4 operations each"+on+", any number of lost races", []scenario{two}, 1_000_000)
 		races = chaos.Scale(0, anyRaces)
-		what = map[bool]string{true: ", with any number of lost races", false: ", with no lost race"}[races == anyRaces]
+		lost := map[bool]string{true: ", any number of lost races", false: ", no lost race"}[races == anyRaces]
 		three := scenario{smallPool(30), []string{"n0", "n1", "n2"}, [][]operation{four, four, four}, nil, 0, commits, races}
-		report("3 clients with 4 operations each"+what, []scenario{three}, 30_000_000)
+		report("3 clients with 4 operations each"+on+lost, []scenario{three}, 30_000_000)
 	}
 }
 
