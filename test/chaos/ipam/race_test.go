@@ -251,9 +251,12 @@ func TestRaceOnDyingEtcd(t *testing.T) {
 		var r *race
 		var kills int64
 		var took time.Duration
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { r, kills, took = raceOnDyingEtcd(t, seed) })
+		t.Run(fmt.Sprint("race ", round+1), func(t *testing.T) { r, kills, took = raceOnDyingEtcd(t, seed) })
 		if t.Failed() {
 			return
+		}
+		if r == nil {
+			continue // another was asked for by -run
 		}
 		all += int(r.completed.Load())
 		share := 100 * float64(r.completed.Load()) / float64(r.attempts.Load())
